@@ -1,0 +1,1 @@
+"""Networks: what each needs, and how it is run."""

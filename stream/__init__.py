@@ -1,0 +1,1 @@
+"""The live path, in the order of the beam."""

@@ -1,0 +1,1 @@
+"""One small reader per recording format, frame by frame."""

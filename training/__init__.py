@@ -1,0 +1,1 @@
+"""Simulation, training, evaluation and export of networks (needs the training extra)."""
