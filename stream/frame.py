@@ -119,8 +119,9 @@ class Frame:
         return self._counts
 
     def release(self) -> None:
-        """Give the memory back to its owner; counts and payload must not be used afterwards."""
-        self._counts = None
+        """Give the memory back to its owner; counts and payload are gone afterwards."""
+        self._counts = self.buffer = None
+        self.payload = memoryview(b"")
         if self.on_release is not None:
             give_back, self.on_release = self.on_release, None
             give_back()

@@ -1,0 +1,56 @@
+"""A child process' side of its connection to the supervisor.
+
+The child speaks only when asked, so a supervisor that hangs can never block it; a supervisor that is gone
+(end of file) means stop. Interrupts from the keyboard are the supervisor's business alone.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+LOOK_S = 0.05  # between two looks at the connection
+
+
+class Orders:
+    """What the supervisor wants: a report now and then, and in the end a stop."""
+
+    def __init__(self, connection: Connection) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._connection = connection
+        self._next_s = 0.0
+        self.stopped = False
+
+    def due(self, report: Callable[[], dict[str, Any]]) -> bool:
+        """Answer what was asked since the last look; True once told to stop."""
+        now = time.monotonic()
+        if now < self._next_s:
+            return self.stopped
+        self._next_s = now + LOOK_S
+        try:
+            while self._connection.poll():
+                message = self._connection.recv()
+                if message["type"] == "stop":
+                    self.stopped = True
+                elif message["type"] == "report":
+                    self._connection.send({"type": "report", **report()})
+        except (EOFError, OSError):
+            self.stopped = True
+        return self.stopped
+
+    def say_ready(self, **facts: Any) -> None:
+        """Tell that work can begin."""
+        self._say({"type": "ready", **facts})
+
+    def say_done(self, report: dict[str, Any]) -> None:
+        """The last report of all."""
+        self._say({"type": "report", "final": True, **report})
+
+    def _say(self, message: dict[str, Any]) -> None:
+        try:
+            self._connection.send(message)
+        except OSError:  # the supervisor is gone, there is nobody to tell
+            self.stopped = True

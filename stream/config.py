@@ -1,0 +1,153 @@
+"""site.toml: every setting of a site, with its unit in its name, validated and frozen.
+
+`deploy/site.toml` is the annotated example: it holds every setting with its default (a test keeps the two
+in step). Unknown keys are errors that name the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+
+class SettingsError(Exception):
+    """A setting that is unknown, missing or impossible; the message names the file and the key."""
+
+
+PixelSize = Annotated[float, Field(gt=0, le=10)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Camera(_Section):
+    """The detector's stream, and what the stream does not say about itself."""
+
+    endpoint: str = "tcp://127.0.0.1:31001"
+    pattern: Literal["pull", "sub"] = "pull"
+    dialect: Literal["auto", "dectris-v2", "array-1.0"] = "auto"
+    buffer_mib: int = Field(512, ge=16)
+    idle_s: float = Field(10.0, gt=0)
+    pixel_size_nm: PixelSize | Literal["stream"] | None = None
+    frame_period_s: float | None = Field(None, gt=0)
+    dose_rate_e_nm2_s: float | None = Field(None, gt=0)
+
+
+class Ring(_Section):
+    """Shared memory between acquire and analyse."""
+
+    size_mib: int = Field(256, ge=1)
+
+
+class Record(_Section):
+    """Where every frame goes."""
+
+    enabled: bool = True
+    directory: Path = Path("recordings")
+    min_free_mib: int = Field(1024, ge=0)
+
+
+class EngineSettings(_Section):
+    """The network that finds the columns."""
+
+    name: str = "au-on-oxide-hrtem"
+    backend: Literal["auto", "openvino", "onnxruntime"] = "auto"
+    threads: int = Field(0, ge=0)
+    threshold: float | None = Field(None, gt=0, lt=1)
+
+
+class Tracking(_Section):
+    """How columns become sites, occupancy and events."""
+
+    lag_frames: int = Field(6, ge=1, le=100)
+    checkpoint_s: float = Field(1.0, gt=0)
+
+
+class Page(_Section):
+    """The operator's web page."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8321, ge=0, le=65535)
+    max_fps: float = Field(30.0, gt=0, le=120)
+
+
+class Settings(_Section):
+    """All of site.toml."""
+
+    camera: Camera = Camera()
+    ring: Ring = Ring()
+    record: Record = Record()
+    engine: EngineSettings = EngineSettings()
+    tracking: Tracking = Tracking()
+    page: Page = Page()
+
+    def to_toml(self) -> str:
+        """The settings in force, as TOML; a copy goes into every recording."""
+        lines: list[str] = []
+        for section, values in self.model_dump(mode="json").items():
+            lines.append(f"[{section}]")
+            lines += [f"{key} = {_toml(value)}" for key, value in values.items() if value is not None]
+            lines.append("")
+        return "\n".join(lines)
+
+
+def load_settings(path: Path | None) -> Settings:
+    """Read a site.toml (None: the defaults).
+
+    Raises
+    ------
+    SettingsError
+        If the file is missing, is not TOML, or holds a key or value that cannot be.
+    """
+    if path is None:
+        return Settings()
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(
+            f"no settings file: expected {path}, found nothing there; copy deploy/site.toml and edit it"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}; mend that line") from None
+    return parse_settings(raw, str(path))
+
+
+def parse_settings(raw: dict[str, Any], where: str) -> Settings:
+    """Validate settings read from `where`; raises SettingsError naming every fault at once."""
+    try:
+        return Settings.model_validate(raw)
+    except ValidationError as error:
+        faults = [_explain(list(e["loc"]), e["type"], e["msg"], e.get("input")) for e in error.errors()]
+        raise SettingsError(f"{where}: " + "; ".join(faults)) from None
+
+
+def _explain(loc: list[Any], kind: str, message: str, value: object) -> str:
+    key = ".".join(str(part) for part in loc)
+    if kind != "extra_forbidden":
+        return f"{key} = {value!r} cannot be: {message}"
+    known = _known_keys(str(loc[0])) if len(loc) > 1 else list(Settings.model_fields)
+    near = difflib.get_close_matches(str(loc[-1]), known, 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+    return f"unknown setting {key!r}; {hint}"
+
+
+def _known_keys(section: str) -> list[str]:
+    field = Settings.model_fields.get(section)
+    if field is None:
+        return []
+    types = get_args(field.annotation) or (field.annotation,)
+    return [key for t in types if hasattr(t, "model_fields") for key in t.model_fields]
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
