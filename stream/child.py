@@ -6,10 +6,12 @@ The child speaks only when asked, so a supervisor that hangs can never block it;
 
 from __future__ import annotations
 
+import mmap
 import signal
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 LOOK_S = 0.05  # between two looks at the connection
@@ -54,3 +56,12 @@ class Orders:
             self._connection.send(message)
         except OSError:  # the supervisor is gone, there is nobody to tell
             self.stopped = True
+
+
+def rss_mib() -> float | None:
+    """Memory this process holds now, in MiB (Linux; None elsewhere)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return None
+    return pages * mmap.PAGESIZE / 2**20

@@ -1,0 +1,142 @@
+"""What a network needs, what it was trained for, and how to know that it is the one that was tested.
+
+A manifest is a small TOML file beside each ONNX file, the same name with another ending. Nothing about a
+network is assumed elsewhere: whoever runs it reads the sampling, stride and classes from here.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+FileName = Annotated[str, Field(pattern=r"^[\w.+-]+$")]
+
+
+class EngineMismatch(Exception):
+    """An engine, its manifest, its file and the data it shall read do not fit together."""
+
+
+class Manifest(BaseModel):
+    """The facts of one engine.
+
+    Attributes
+    ----------
+    name : as given to `open_engine`; the manifest is `<name>.toml`.
+    description : one line for people: material, microscope mode, what it is good for.
+    onnx, golden : file names beside the manifest: the network, and an npz whose `input` (b, c, ny, nx) f4
+        must give `output` (b, k, ny/stride, nx/stride) f4.
+    golden_tolerance : largest difference of a probability from the golden output that is still the same
+        network; kernels round differently from backend to backend, int8 the most.
+    sha256 : of the ONNX file, 64 lower-case hexadecimal digits.
+    classes : names of the output channels; channel 0 is the background.
+    nominal_nm_px : pixel size at the specimen that the network was trained at, in nm.
+    sampling_nm_px : (finest, coarsest) pixel size it reads equally well, in nm, as drawn in training.
+    normalize_sigma_nm : width of the local normalization of its input, in nm.
+    input_channels : images per input (more than one for a focal series).
+    stride : input pixels per pixel of the output maps.
+    multiple_of : the sides of the input must be multiples of this, in pixels.
+    threshold : default score from which a maximum counts as a column.
+    min_distance_nm : two columns nearer than this are one, in nm.
+    precision : arithmetic written into the ONNX file.
+    recipe, commit : training recipe, and the commit of this project it was trained with.
+    licence : of the weights.
+    metrics : measured on data never seen in training, by name.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: FileName
+    description: str
+    onnx: FileName
+    golden: FileName
+    golden_tolerance: PositiveFloat = 0.05
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    nominal_nm_px: PositiveFloat
+    sampling_nm_px: tuple[PositiveFloat, PositiveFloat]
+    normalize_sigma_nm: PositiveFloat
+    input_channels: Annotated[int, Field(ge=1)] = 1
+    stride: Annotated[int, Field(ge=1)]
+    multiple_of: Annotated[int, Field(ge=1)]
+    threshold: Annotated[float, Field(gt=0, lt=1)]
+    min_distance_nm: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    precision: Literal["fp32", "fp16", "int8"]
+    recipe: str
+    commit: str
+    licence: str
+    metrics: dict[str, float] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        finest, coarsest = self.sampling_nm_px
+        if not finest <= self.nominal_nm_px <= coarsest:
+            raise ValueError(
+                f"nominal_nm_px {self.nominal_nm_px} lies outside sampling_nm_px ({finest}, {coarsest})"
+            )
+        if self.multiple_of % self.stride:
+            raise ValueError(f"multiple_of {self.multiple_of} is not a multiple of stride {self.stride}")
+        return self
+
+    @classmethod
+    def load(cls, path: Path | str) -> Manifest:
+        """Read and check a manifest.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        EngineMismatch
+            If it is not TOML, or a key is missing, unknown or has an impossible value.
+        """
+        path = Path(path)
+        try:
+            facts = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise EngineMismatch(
+                f"manifest unreadable: {path} should be TOML in UTF-8, got: {error}; restore the file that "
+                "came with the engine, or export the engine again"
+            ) from error
+        try:
+            return cls.model_validate(facts)
+        except ValidationError as error:
+            raise EngineMismatch(
+                f"manifest does not describe an engine: {path}: {_explain(error)}; restore the file that "
+                "came with the engine, or export the engine again"
+            ) from error
+
+    def save(self, path: Path | str) -> None:
+        """Write the manifest as TOML, which `load` reads back equal."""
+        facts = self.model_dump()
+        metrics = facts.pop("metrics")
+        lines = [f"{key} = {_toml(value)}" for key, value in facts.items()]
+        if metrics:
+            lines += ["", "[metrics]", *(f"{_toml(key)} = {_toml(value)}" for key, value in metrics.items())]
+        Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08X}" for c in escaped) + '"'
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return repr(value)  # int and float: Python's shortest form is TOML's
+
+
+def _explain(error: ValidationError) -> str:
+    problems = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            near = get_close_matches(key, Manifest.model_fields, n=1, cutoff=0.0)[0]
+            problems.append(f"unknown key {key!r}, the nearest known is {near!r}")
+        elif item["type"] == "missing":
+            problems.append(f"key {key!r} is missing")
+        else:
+            problems.append(f"{key + ': ' if key else ''}{item['msg']}, got {item['input']!r:.80}")
+    return "; ".join(problems)

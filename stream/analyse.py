@@ -1,0 +1,143 @@
+"""analyse: leases the newest frame, sends it down the pipeline, and tells the page what was seen.
+
+It may crash at any time: a new one restores the tracker's last checkpoint, and what was missed is a gap.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import closing
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from engines.manifest import EngineMismatch
+from engines.runtime import open_engine
+from stream.checkpoint import load_checkpoint, save_checkpoint
+from stream.child import Orders, rss_mib
+from stream.config import Settings
+from stream.frame import CalibrationError, Frame, Gap, Item, SeriesEnd, SeriesHeader, WireError
+from stream.pipeline import Analysis
+from stream.publish import ResultsPublisher
+from stream.ring import RingReader, Semaphore
+from stream.tell import frame_message, map_message, series_message
+
+log = logging.getLogger("hopscope.analyse")
+
+WAIT_S = 0.1
+MAP_S = 1.0  # between two maps sent to the page
+
+
+class LiveAnalysis:
+    """The pipeline with a page at its end: feeds items in, sends messages out, keeps checkpoints."""
+
+    def __init__(
+        self, settings: Settings, analysis: Analysis, publisher: ResultsPublisher, checkpoint: Path
+    ) -> None:
+        self._settings, self._analysis, self._publisher = settings, analysis, publisher
+        self._checkpoint = checkpoint
+        self._picture_due_s = self._map_due_s = 0.0
+        self._checkpoint_due_s = time.monotonic() + settings.tracking.checkpoint_s
+        self.alarm: str | None = None
+
+    def take(self, item: Item) -> None:
+        """One item from the ring."""
+        if isinstance(item, SeriesHeader):
+            self._begin(item)
+        elif isinstance(item, Gap):
+            self._analysis.miss(item)
+        elif isinstance(item, SeriesEnd):
+            self._send_maps()
+            self._analysis.finish()
+        else:
+            try:
+                self._see(item)
+            finally:
+                item.release()
+
+    def _begin(self, header: SeriesHeader) -> None:
+        try:
+            self._analysis.begin(header)
+        except (CalibrationError, EngineMismatch) as error:
+            self._refuse(error)
+            return
+        self.alarm = None
+        self._publisher.send(series_message(self._analysis))
+
+    def _see(self, frame: Frame) -> None:
+        now = time.monotonic()
+        try:
+            seen = self._analysis.see(frame)
+        except WireError as error:
+            log.warning("frame %d cannot be decoded: %s", frame.index, error)
+            self._analysis.miss(Gap(frame.series_id, frame.index, 1, "decode"))
+            return
+        except CalibrationError as error:
+            self._refuse(error)
+            return
+        if seen is None:
+            return
+        with_picture = now >= self._picture_due_s
+        if with_picture:  # a little early rather than a frame late
+            self._picture_due_s = now + 0.8 / self._settings.page.max_fps
+        self._publisher.send(frame_message(self._analysis, seen, with_picture=with_picture))
+        if now >= self._map_due_s:
+            self._map_due_s = now + MAP_S
+            self._send_maps()
+        if now >= self._checkpoint_due_s:
+            self._checkpoint_due_s = now + self._settings.tracking.checkpoint_s
+            save_checkpoint(self._checkpoint, self._analysis.state())
+
+    def _send_maps(self) -> None:
+        for name, drawn in self._analysis.draw_maps().items():
+            self._publisher.send(map_message(name, drawn))
+
+    def _refuse(self, error: Exception) -> None:
+        """Recording goes on; the analysis waits for a series it can read, and says why."""
+        self.alarm = str(error)
+        log.error("this series is not analysed: %s", error)
+        self._analysis.refuse()
+
+
+def analyse(
+    connection: Connection,
+    settings: Settings,
+    ring: str,
+    ready: Semaphore,
+    freed: Semaphore,
+    results_endpoint: str,
+    checkpoint: Path,
+) -> None:
+    """Run until told to stop; then see what is left in the ring, and end."""
+    orders = Orders(connection)
+    try:
+        engine = open_engine(settings.engine.name, settings.engine.backend, settings.engine.threads)
+    except (EngineMismatch, ImportError, OSError) as error:
+        connection.send({"type": "refused", "text": str(error)})
+        return
+    with (
+        engine,
+        closing(ResultsPublisher(results_endpoint)) as publisher,
+        closing(RingReader(ring, ready, freed)) as reader,
+    ):
+        analysis = Analysis(settings, engine)
+        analysis.warm_up()
+        state = load_checkpoint(checkpoint)
+        if state is not None:
+            analysis.restore(state)
+        live = LiveAnalysis(settings, analysis, publisher, checkpoint)
+
+        def report() -> dict[str, Any]:
+            return {**analysis.report(), "alarm": live.alarm, "rss_mib": rss_mib()}
+
+        orders.say_ready()
+        while True:
+            items = reader.take(WAIT_S)
+            for item in items:
+                live.take(item)
+            publisher.welcome()
+            if orders.due(report) and not items:
+                break
+        live.take(SeriesEnd(0))
+    orders.say_done(report())

@@ -1,0 +1,330 @@
+"""The command line: thin; every command hands over to the module that does the work.
+
+Exit codes: 0 done; 1 a fault in hopscope; 2 wrong usage; 3 refused (settings, calibration, input; the
+message says what to change); 4 done, but with an alarm (frames that were not recorded, say).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from engines.manifest import EngineMismatch
+from stream.config import Settings, SettingsError, load_settings
+from stream.frame import CalibrationError, RecordingError, WireError
+
+REFUSED, ALARMED = 3, 4
+app = typer.Typer(
+    no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown", help=__doc__
+)
+console = Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print a machine-readable summary on stdout.")]
+Engine = Annotated[str, typer.Option(help="A shipped engine (see doctor) or the path of an .onnx file.")]
+Seconds = Annotated[float | None, typer.Option(help="End by itself after so many seconds.", min=0.1)]
+Headless = Annotated[bool, typer.Option(help="No live line on the terminal; for scripts.")]
+DEFAULT_ENGINE = Settings().engine.name
+
+
+@app.command(epilog="Example: hopscope demo --seconds 60")
+def demo(
+    seconds: Seconds = None,
+    fps: Annotated[float, typer.Option(help="Frames per second of the simulated detector.", min=0.1)] = 30,
+    shape: Annotated[int, typer.Option(help="Pixels to a side.", min=128, max=4096)] = 512,
+    seed: Annotated[int, typer.Option(help="Another seed is another session.")] = 1,
+    frames: Annotated[int | None, typer.Option(help="End after so many frames.", min=1)] = None,
+    engine: Engine = DEFAULT_ENGINE,
+    port: Annotated[int, typer.Option(help="Of the page; 0: any free one.")] = 8321,
+    keep: Annotated[Path | None, typer.Option(help="Keep the recording in this folder.")] = None,
+    headless: Headless = False,
+    as_json: Json = False,
+) -> None:
+    """Show everything on a simulated detector: a gold particle whose columns hop, over a real socket."""
+    from stream.demo import demo_settings, simulated_detector
+
+    with tempfile.TemporaryDirectory(prefix="hopscope-demo-", ignore_cleanup_errors=True) as scratch:
+        settings = demo_settings(keep or Path(scratch), engine=engine, port=port)
+        detector = (simulated_detector, (settings.camera.endpoint, fps, shape, seed, frames))
+        _session(settings, detector, seconds, headless, as_json)
+
+
+@app.command(epilog="Example: hopscope live --config site.toml")
+def live(
+    config: Annotated[Path, typer.Option(help="The site's settings; deploy/site.toml explains each.")],
+    seconds: Seconds = None,
+    headless: Headless = False,
+    as_json: Json = False,
+) -> None:
+    """Listen to the camera: record every frame, find the columns, show the page."""
+    from stream.doctor import check_calibration
+
+    settings = load_settings(config)
+    check_calibration(settings)
+    _session(settings, None, seconds, headless, as_json)
+
+
+@app.command(epilog="Example: hopscope publish movie.h5 --to tcp://127.0.0.1:31001 --fps 30")
+def publish(
+    file: Annotated[Path, typer.Argument(help="A recording: nxs, h5, tif, dm3, dm4, npy, ...")],
+    to: Annotated[
+        str, typer.Option(help="Address to send from, as a camera does.")
+    ] = "tcp://127.0.0.1:31001",
+    fps: Annotated[
+        float | None, typer.Option(help="Frames per second; without it, as recorded.", min=0.01)
+    ] = None,
+    dialect: Annotated[str, typer.Option(help="dectris-v2 or array-1.0")] = "dectris-v2",
+    as_json: Json = False,
+) -> None:
+    """Play a recording over ZeroMQ as a camera would."""
+    from stream.files import open_recording
+    from stream.replay import play
+
+    with open_recording(file) as recording, _progress() as progress, _interruptible() as stop:
+        task = progress.add_task(f"publishing to {to}", total=len(recording))
+        pace = fps or (1 / recording.header.frame_period_s if recording.header.frame_period_s else 10.0)
+        sent = play(
+            recording,
+            to,
+            fps=pace,
+            dialect=dialect,
+            stop=stop.is_set,
+            on_frame=lambda _: progress.advance(task),
+        )
+    _tell(sent if isinstance(sent, dict) else vars(sent), as_json)
+
+
+@app.command(epilog="Example: hopscope replay movie.h5 --out result.h5")
+def replay(
+    file: Annotated[Path, typer.Argument(help="A recording: nxs, h5, tif, dm3, dm4, npy, ...")],
+    out: Annotated[Path, typer.Option(help="Where the tables and maps go (HDF5).")],
+    engine: Engine = DEFAULT_ENGINE,
+    pixel_size_nm: Annotated[
+        float | None, typer.Option(help="At the specimen, if the file does not say.")
+    ] = None,
+    frame_period_s: Annotated[float | None, typer.Option(help="If the file does not say.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings for tracking and so on.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Analyse a recording frame by frame, losing nothing, into documented tables."""
+    from stream.pipeline import analyse_recording
+
+    settings = _override(load_settings(config), engine, pixel_size_nm, frame_period_s)
+    with _progress() as progress, _interruptible() as stop:
+        task = progress.add_task(file.name, total=None)
+        summary = analyse_recording(
+            file, out, settings, stop.is_set, lambda n, total: progress.update(task, completed=n, total=total)
+        )
+    _tell(summary, as_json)
+
+
+@app.command(epilog="Example: hopscope simulate --out movie.h5 --frames 600 --dose-e-nm2 31000 --seed 7")
+def simulate(
+    out: Annotated[Path, typer.Option(help="The movie and its truth (HDF5).")],
+    frames: Annotated[int, typer.Option(min=1)] = 600,
+    shape: Annotated[int, typer.Option(help="Pixels to a side.", min=128, max=4096)] = 512,
+    dose_e_nm2: Annotated[float, typer.Option(help="Electrons per nm² and frame.", min=1)] = 31000,
+    seed: Annotated[int, typer.Option()] = 1,
+    as_json: Json = False,
+) -> None:
+    """Write a simulated session with its truth: columns of every frame, occupancy, every hop."""
+    from stream.phantom import Phantom
+    from stream.phantom_movie import write_movie
+
+    with _progress() as progress:
+        task = progress.add_task(str(out), total=frames)
+        phantom = Phantom(seed=seed, shape_px=shape, frames=frames, dose_e_nm2=dose_e_nm2)
+        write_movie(out, phantom, lambda *_: progress.advance(task))
+    hops = phantom.truth.hops
+    _tell({"file": str(out), "frames": frames, "sites": len(phantom.truth.yx_nm), "hops": len(hops)}, as_json)
+
+
+@app.command(epilog="Example: hopscope detect image.dm4 --csv columns.csv")
+def detect(
+    images: Annotated[
+        list[Path], typer.Argument(help="png, tif, bmp, npy, h5, dm3, dm4; stacks frame by frame.")
+    ],
+    csv: Annotated[Path, typer.Option(help="file, frame, y, x, score, kind; pixels of the input image.")],
+    engine: Engine = DEFAULT_ENGINE,
+    pixel_size_nm: Annotated[
+        float | None, typer.Option(help="At the specimen, if the file does not say.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Score of a column; without it the engine's own.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Find the columns in images."""
+    from stream.detect import detect_images
+
+    with _progress() as progress:
+        task = progress.add_task("images", total=len(images))
+        summary = detect_images(
+            images, csv, engine, pixel_size_nm, threshold, lambda _: progress.advance(task)
+        )
+    _tell(summary, as_json)
+
+
+@app.command(epilog="Example: hopscope export result.h5 --csv tables --png pictures")
+def export(
+    result: Annotated[Path, typer.Argument(help="What hopscope replay wrote.")],
+    csv: Annotated[Path | None, typer.Option(help="Folder for the tables.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Folder for the maps.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn a result file into CSV tables and pictures."""
+    from stream.export import export_result
+
+    if csv is None and png is None:
+        raise typer.BadParameter("nothing to write: expected --csv DIR, --png DIR or both")
+    written = export_result(result, csv, png)
+    _tell({"written": [str(path) for path in written]}, as_json)
+
+
+@app.command(epilog="Example: hopscope doctor --config site.toml")
+def doctor(
+    config: Annotated[Path | None, typer.Option(help="The site's settings to check.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check machine, installation and settings; the exit code is 3 if a session would be refused."""
+    from stream.doctor import examine
+
+    findings = []
+    for finding in examine(load_settings(config)):
+        findings.append(finding)
+        if not as_json:
+            colour = {"ok": "green", "warning": "yellow", "fault": "red"}[finding.verdict]
+            Console().print(
+                f"[{colour}]{finding.verdict:>8}[/] {finding.check}: {finding.text}", highlight=False
+            )
+    if as_json:
+        typer.echo(json.dumps([finding.as_dict() for finding in findings]))
+    if any(finding.verdict == "fault" for finding in findings):
+        raise typer.Exit(REFUSED)
+
+
+@app.command(epilog="Example: hopscope train training/recipes/au-on-oxide.toml --out runs/au")
+def train(
+    recipe: Annotated[Path, typer.Argument(help="What to simulate, the network, and how to train it.")],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints, curves and the engine.")],
+) -> None:
+    """Train an engine on simulated images and export it (needs the training extra)."""
+    try:
+        from training.train import train as run
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"{error.name} is missing: training needs more than the base install; "
+            "pip install 'hopscope[training]'"
+        ) from None
+    run(recipe, out)
+
+
+def _session(
+    settings: Settings,
+    detector: tuple[Callable[..., None], tuple[Any, ...]] | None,
+    seconds: float | None,
+    headless: bool,
+    as_json: bool,
+) -> None:
+    from stream.processes import Supervisor
+
+    supervisor = Supervisor(settings, detector)
+    with _interruptible() as stop:
+        try:
+            if not headless:
+                console.print("starting (the first start compiles the numerical kernels) ...")
+            supervisor.start()
+            console.print(f"the page is at [bold]{supervisor.url}[/]; Ctrl-C ends", highlight=False)
+            until_s = time.monotonic() + seconds if seconds else float("inf")
+            with console.status("") as line:
+                while not stop.is_set() and not supervisor.finished and time.monotonic() < until_s:
+                    supervisor.tick(0.1)
+                    if not headless:
+                        line.update(_live_line(supervisor.status()))
+        finally:
+            summary = supervisor.stop()
+    _tell(summary, as_json)
+    if summary["alarms"]:
+        raise typer.Exit(ALARMED)
+
+
+def _live_line(status: dict[str, Any]) -> str:
+    counters, latency = status["counters"], status["latency_ms"]
+    delay = f"{latency['p50']:.0f} ms" if latency["p50"] is not None else "-"
+    return (
+        f"received {counters['received']}  recorded {counters['recorded']}  analysed {counters['analysed']}  "
+        f"skipped {counters['skipped']}  {status['frames_per_s']:.1f}/s  latency {delay}  "
+        f"columns {counters['columns']}  events {counters['events']}"
+    )
+
+
+def _override(
+    settings: Settings, engine: str, pixel_size_nm: float | None, frame_period_s: float | None
+) -> Settings:
+    camera = settings.camera.model_dump()
+    if pixel_size_nm is not None:
+        camera["pixel_size_nm"] = pixel_size_nm
+    if frame_period_s is not None:
+        camera["frame_period_s"] = frame_period_s
+    parts = {**settings.model_dump(), "camera": camera}
+    parts["engine"] = {**parts["engine"], "name": engine}
+    return Settings.model_validate(parts)
+
+
+def _tell(summary: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(summary, default=str))
+        return
+    for key, value in summary.items():
+        Console().print(f"{key:>14}  {value}", highlight=False)
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console)
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and a service manager's SIGTERM set, so that work ends in good order."""
+    stop = threading.Event()
+    before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def main() -> None:
+    """Entry of the `hopscope` command."""
+    from stream.processes import Refused
+
+    logging.basicConfig(
+        level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
+    )
+    try:
+        app()
+    except (Refused, SettingsError, CalibrationError, EngineMismatch, RecordingError, WireError) as error:
+        console.print(f"[red]refused:[/] {error}", highlight=False)
+        sys.exit(REFUSED)
+    except FileNotFoundError as error:
+        console.print(f"[red]no such file:[/] {error.filename or error}", highlight=False)
+        sys.exit(REFUSED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""hopscope doctor: is this machine, installation and site.toml fit for a session?"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlparse
+
+from engines.runtime import list_engines, open_engine
+
+from engines.manifest import EngineMismatch
+from stream.config import Settings
+from stream.frame import CalibrationError
+
+PACKAGES = ("stream", "engines", "training")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: what was looked at, how it is, and what to do if it is not well."""
+
+    check: str
+    verdict: Literal["ok", "warning", "fault"]
+    text: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """All checks, one after another; a fault means that `hopscope live` would refuse or lose data."""
+    checks: tuple[Callable[[Settings], Finding], ...] = (
+        _python, _names, _pixel_size, _engine, _shared_memory, _disk, _page, _camera,
+    )  # fmt: skip
+    for check in checks:
+        yield check(settings)
+
+
+def check_calibration(settings: Settings) -> None:
+    """Raise CalibrationError if the pixel size is neither set nor promised by the stream."""
+    if settings.camera.pixel_size_nm is None:
+        raise CalibrationError(
+            "the pixel size is not known: expected camera.pixel_size_nm in site.toml, got nothing; set it "
+            "under [camera] to the nm per pixel at the specimen at this magnification, or to "
+            '"stream" if the sender puts pixel_size_nm into its start message'
+        )
+
+
+def foreign_owners() -> dict[str, list[str]]:
+    """Distributions other than hopscope that own one of its import names."""
+    owners = importlib.metadata.packages_distributions()
+    return {
+        name: foreign
+        for name in PACKAGES
+        if (foreign := sorted({d for d in owners.get(name, []) if d.lower() != "hopscope"}))
+    }
+
+
+def _python(_: Settings) -> Finding:
+    version = platform.python_version()
+    good = (3, 11) <= sys.version_info < (3, 14)
+    return Finding(
+        "python", "ok" if good else "fault", f"{version} on {platform.system()} {platform.machine()}"
+    )
+
+
+def _names(_: Settings) -> Finding:
+    foreign = foreign_owners()
+    if not foreign:
+        return Finding("import names", "ok", f"{', '.join(PACKAGES)} belong to hopscope alone")
+    text = "; ".join(f"{name} is also installed by {', '.join(dists)}" for name, dists in foreign.items())
+    return Finding("import names", "fault", f"{text}: install hopscope in an environment of its own")
+
+
+def _pixel_size(settings: Settings) -> Finding:
+    try:
+        check_calibration(settings)
+    except CalibrationError as error:
+        return Finding("pixel size", "fault", str(error))
+    size = settings.camera.pixel_size_nm
+    return Finding("pixel size", "ok", "from the stream" if size == "stream" else f"{size} nm/px")
+
+
+def _engine(settings: Settings) -> Finding:
+    wanted = settings.engine
+    try:
+        with open_engine(wanted.name, wanted.backend, wanted.threads) as engine:
+            low, high = engine.manifest.sampling_nm_px
+            text = (
+                f"{engine.manifest.name} by {engine.backend}, {low} to {high} nm/px, golden output reproduced"
+            )
+    except (EngineMismatch, OSError, ValueError, ImportError) as error:
+        return Finding("engine", "fault", f"{error} (shipped: {', '.join(list_engines())})")
+    return Finding("engine", "ok", text)
+
+
+def _shared_memory(settings: Settings) -> Finding:
+    shm = Path("/dev/shm")
+    if not shm.is_dir():
+        return Finding("shared memory", "ok", "no /dev/shm on this system: bounded by memory only")
+    free_mib = shutil.disk_usage(shm).free >> 20
+    text = f"{free_mib} MiB free, the ring takes {settings.ring.size_mib}"
+    if free_mib < 2 * settings.ring.size_mib:
+        return Finding("shared memory", "fault", text + "; expected twice that: lower ring.size_mib")
+    return Finding("shared memory", "ok", text)
+
+
+def _disk(settings: Settings) -> Finding:
+    if not settings.record.enabled:
+        return Finding("recording", "warning", "record.enabled is false: no frame will be kept")
+    place = settings.record.directory.absolute()
+    while not place.exists():
+        place = place.parent
+    free_mib = shutil.disk_usage(place).free >> 20
+    text = f"{settings.record.directory}: {free_mib} MiB free, {settings.record.min_free_mib} kept free"
+    if free_mib <= settings.record.min_free_mib:
+        return Finding("recording", "fault", text + "; make room or set record.directory to another disk")
+    return Finding("recording", "ok", text)
+
+
+def _page(settings: Settings) -> Finding:
+    address = (settings.page.host, settings.page.port)
+    try:
+        with socket.create_server(address):
+            return Finding("page", "ok", f"port {settings.page.port} of {settings.page.host} is free")
+    except OSError as error:
+        return Finding("page", "fault", f"cannot listen on {address}: {error}; set page.port to another or 0")
+
+
+def _camera(settings: Settings) -> Finding:
+    url = urlparse(settings.camera.endpoint)
+    if url.scheme != "tcp" or not url.hostname or not url.port:
+        return Finding("camera", "ok", f"{settings.camera.endpoint} (not probed)")
+    try:
+        with socket.create_connection((url.hostname, url.port), timeout=2):
+            return Finding("camera", "ok", f"{settings.camera.endpoint} answers")
+    except OSError as error:
+        text = f"{settings.camera.endpoint} does not answer yet ({error}); normal while the camera is idle"
+        return Finding("camera", "warning", text)

@@ -1,0 +1,162 @@
+"""From counts to columns: an image is brought to what the engine was trained on, and its columns back.
+
+Resample, normalize, pad, run, find. The engine sees an image as it was in training: at a sampling it was
+trained for, normalized, with zeros (the local mean) beyond the border.
+"""
+
+from __future__ import annotations
+
+import time
+from itertools import pairwise
+
+import numpy as np
+
+from engines.manifest import EngineMismatch
+from engines.runtime import Engine
+from stream.columns import Columns, find_columns
+from stream.frame import CalibrationError
+from stream.normalize import Normalizer
+from stream.resample import Resampler
+
+MOST_ENLARGED = 2.0  # beyond this a column is a pixel or two of the camera, whatever is made of them
+STAGES = ("resample", "normalize", "network", "columns")
+
+
+class ColumnFinder:
+    """Finds columns in the frames of one shape and pixel size with one engine.
+
+    Frames whose pixels the engine was trained for go in as they are; finer ones are shrunk to the engine's
+    nominal pixel size, which loses nothing it could use and saves time, and coarser ones are enlarged to it,
+    twofold at most. The network is compiled for the shape on construction, so that no frame waits for it.
+
+    Parameters
+    ----------
+    engine : open, for single images (one input channel).
+    header_shape_yx : (ny, nx) of every frame, in pixels.
+    pixel_size_nm : of the frames, at the specimen.
+    threshold : lowest score of a column; None for the engine's own.
+
+    Attributes
+    ----------
+    pixel_size_nm : of the image that the engine sees.
+    stage_ns : time each of STAGES took for the last frame, in ns.
+
+    Raises
+    ------
+    CalibrationError
+        If the pixel size is not a size.
+    EngineMismatch
+        If frames of this pixel size cannot be made into images that the engine was trained for.
+    ValueError
+        If the threshold is not inside (0, 1).
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        header_shape_yx: tuple[int, int],
+        pixel_size_nm: float,
+        threshold: float | None = None,
+    ) -> None:
+        manifest = engine.manifest
+        target_nm = _target_pixel_size_nm(engine, header_shape_yx, pixel_size_nm)
+        self.engine = engine
+        self.threshold = manifest.threshold if threshold is None else threshold
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"impossible threshold: expected a score inside (0, 1), got {self.threshold}")
+        self._resampler = Resampler(header_shape_yx, pixel_size_nm, target_nm)
+        self._zoom = float(np.sqrt(np.prod(self._resampler.scale_yx)))
+        self.pixel_size_nm = pixel_size_nm * self._zoom
+        shape_yx = self._resampler.shape_yx
+        self._normalizer = Normalizer(shape_yx, manifest.normalize_sigma_nm / self.pixel_size_nm)
+        ny, nx = (-(-n // manifest.multiple_of) * manifest.multiple_of for n in shape_yx)
+        self._batch = np.zeros((1, 1, ny, nx), np.float32)
+        self.stage_ns = dict.fromkeys(STAGES, 0)
+        engine.run(self._batch)
+
+    def find(self, counts: np.ndarray, bad_pixels: np.ndarray | None = None) -> tuple[Columns, np.ndarray]:
+        """Find the columns of one frame.
+
+        Parameters
+        ----------
+        counts : (ny, nx), any integer or real dtype; a pixel that is not finite is a bad one.
+        bad_pixels : (ny, nx) bool, True where a pixel must not be believed.
+
+        Returns
+        -------
+        Columns in pixels of the frame, all of them inside it, and the normalized image (ny', nx') f4 that the
+        engine saw, at `pixel_size_nm`; the image is valid until the next call.
+
+        Raises
+        ------
+        ValueError
+            If shape or dtype are not as promised.
+        """
+        times = [time.perf_counter_ns()]
+        if not self._resampler.identity:
+            counts, bad_pixels = self._resampler(counts, bad_pixels), None  # bad pixels are NaN in it
+        times.append(time.perf_counter_ns())
+        image = self._normalize(counts, bad_pixels)
+        times.append(time.perf_counter_ns())
+        maps = self.engine.run(self._batch)[0]
+        times.append(time.perf_counter_ns())
+        columns = self._read(maps)
+        times.append(time.perf_counter_ns())
+        self.stage_ns = {
+            stage: end - start for stage, (start, end) in zip(STAGES, pairwise(times), strict=True)
+        }
+        return columns, image
+
+    def _normalize(self, image: np.ndarray, bad_pixels: np.ndarray | None) -> np.ndarray:
+        """Write the normalized image into the batch; the padding stays zero."""
+        ny, nx = self._resampler.shape_yx
+        view = self._batch[0, 0, :ny, :nx]
+        if view.flags.c_contiguous:
+            return self._normalizer(image, bad_pixels, out=view)
+        view[:] = self._normalizer(image, bad_pixels)
+        return view
+
+    def _read(self, maps: np.ndarray) -> Columns:
+        """Columns in pixels of the frame; those in the padding are dropped."""
+        manifest = self.engine.manifest
+        found = find_columns(
+            maps, manifest.stride, self.threshold, manifest.min_distance_nm / self.pixel_size_nm
+        )
+        inside = (found.yx_px <= np.array(self._resampler.shape_yx, np.float32) - 0.5).all(axis=1)
+        return Columns(
+            yx_px=self._resampler.to_input_px(found.yx_px[inside]),
+            sigma_px=found.sigma_px[inside] * np.float32(self._zoom),
+            score=found.score[inside],
+            kind=found.kind[inside],
+        )
+
+
+def _target_pixel_size_nm(engine: Engine, shape_yx: tuple[int, int], pixel_size_nm: float) -> float:
+    """The pixel size that the engine shall see, in nm."""
+    manifest = engine.manifest
+    finest, coarsest = manifest.sampling_nm_px
+    if not 0 < pixel_size_nm < np.inf:
+        raise CalibrationError(
+            f"impossible pixel size: expected nm per pixel at the specimen, above 0, got {pixel_size_nm}; "
+            "set pixel_size_nm in site.toml, or give --pixel-size-nm"
+        )
+    if manifest.input_channels != 1:
+        raise EngineMismatch(
+            f"engine {manifest.name} does not read single images: expected 1 input channel, got a stack of "
+            f"{manifest.input_channels}; choose another engine"
+        )
+    reads = f"engine {manifest.name} reads {finest:g} to {coarsest:g} nm/px"
+    if pixel_size_nm > MOST_ENLARGED * coarsest:
+        raise EngineMismatch(
+            f"frames are too coarse for the engine: {reads}, and frames of up to {MOST_ENLARGED * coarsest:g} nm/px "
+            f"are enlarged to that; got {pixel_size_nm:g} nm/px; check the pixel size, raise the magnification, or "
+            "choose another engine"
+        )
+    field_nm = min(shape_yx) * pixel_size_nm
+    if field_nm < manifest.normalize_sigma_nm:
+        raise EngineMismatch(
+            f"frames show too little for the engine: {reads}, and expects at least {manifest.normalize_sigma_nm:g} nm "
+            f"of the specimen; got {pixel_size_nm:g} nm/px, {field_nm:g} nm in all; check the pixel size (nm, not "
+            "pm or Å), or lower the magnification"
+        )
+    return pixel_size_nm if finest <= pixel_size_nm <= coarsest else manifest.nominal_nm_px

@@ -1,0 +1,260 @@
+"""Is there a column at this site? A two-state hidden Markov model for each, fed with evidence.
+
+Forward filter for now, smoother a fixed number of frames later for the record. Transitions are rates,
+integrated over the time that really passed; a frame that was not seen is time without evidence.
+Columns are conserved: the smoother holds a switch for likelier where a neighbour makes its opposite.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stream.markov import advance, couple, look_back, smooth
+
+_FASTEST, _SLOWEST = 20.0, 0.1  # a site's rates stay within these multiples of the start value
+_PRIOR_SWITCHES = 1.0  # weight of the start value against a site's own record, in switches
+_FAST = 0.1  # rate × frame period from which the model is doubtful
+
+
+@dataclass(frozen=True, slots=True)
+class Occupancy:
+    """Occupancy of every site.
+
+    Attributes
+    ----------
+    p_occupied : (m,) f4, given all frames so far.
+    observed_s : (m,) f8, time the site was seen, up to the last smoothed frame.
+    occupied_s : (m,) f8, the part of it in which it was occupied (expected value).
+    fast : (m,) bool, switches too often for the frame period: rates are then too low.
+    version : frames filtered so far.
+    """
+
+    p_occupied: np.ndarray
+    observed_s: np.ndarray
+    occupied_s: np.ndarray
+    fast: np.ndarray
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Smoothed:
+    """Occupancy in one frame, given frames before and after it.
+
+    Attributes
+    ----------
+    frame, t_ns : of that frame.
+    elapsed_s : since the analysed frame before it.
+    p_occupied : (m,) f8.
+    observed : (m,) bool.
+    """
+
+    frame: int
+    t_ns: int
+    elapsed_s: float
+    p_occupied: np.ndarray
+    observed: np.ndarray
+
+
+class OccupancyFilter:
+    """The hidden Markov models of all sites.
+
+    Parameters
+    ----------
+    frame_period_s : the time one observed frame stands for.
+    lag : frames that the smoother looks ahead.
+    rate_hz : switches per second of one site, either way, to begin with; each site's own are
+        learned. By default one in 50 frames.
+
+    Raises
+    ------
+    ValueError
+        For a period, lag or rate that is not positive.
+    """
+
+    def __init__(self, frame_period_s: float, *, lag: int = 6, rate_hz: float | None = None) -> None:
+        rate_hz = 0.02 / frame_period_s if rate_hz is None and frame_period_s > 0 else rate_hz
+        if not 0 < frame_period_s < np.inf or lag < 1 or rate_hz is None or not 0 < rate_hz < np.inf:
+            raise ValueError(
+                "the occupancy filter needs a frame period, a lag and a rate above 0, "
+                f"got {frame_period_s} s, {lag} and {rate_hz} Hz"
+            )
+        self.frame_period_s, self.lag, self.rate_hz = frame_period_s, lag, rate_hz
+        self._slots = lag + 2
+        self._count = 0
+        self._finished = False
+        self._when = np.zeros((self._slots, 2), np.int64)  # frame, t_ns
+        self._elapsed_s = np.zeros(self._slots)
+        # per slot of the ring and site: P(occupied) so far, P(arrived) and P(left) before any evidence,
+        # and the evidence as a likelihood ratio
+        self._forward, self._arrive, self._leave, self._ratio = (np.empty((self._slots, 0)) for _ in range(4))
+        self._settled = np.empty(0)  # P(occupied) in the last frame smoothed, given its past
+        self._observed = np.empty((self._slots, 0), np.bool_)
+        self._time_s = np.empty((2, 0))  # observed, occupied
+        self._switches = np.empty((2, 0))  # expected arrivals and departures, per observed time
+
+    def __len__(self) -> int:
+        return self._forward.shape[1]
+
+    @property
+    def p_occupied(self) -> np.ndarray:
+        """(m,) f8, P(occupied | all frames so far)."""
+        return self._forward[self._slot(0)].copy() if self._count else np.full(len(self), 0.5)
+
+    @property
+    def rates_hz(self) -> np.ndarray:
+        """(2, m) f8, arrivals per second empty and departures per second occupied, as assumed now."""
+        observed, occupied = self._time_s
+        at_risk = np.stack([observed - occupied, occupied])
+        rate = (_PRIOR_SWITCHES + self._switches) / (_PRIOR_SWITCHES / self.rate_hz + at_risk)
+        return np.clip(rate, _SLOWEST * self.rate_hz, _FASTEST * self.rate_hz)
+
+    def snapshot(self) -> Occupancy:
+        """The occupancy as it is known now; copies."""
+        fast = np.any(self.rates_hz * self.frame_period_s > _FAST, axis=0)
+        observed_s, occupied_s = self._time_s.copy()
+        return Occupancy(self.p_occupied.astype(np.float32), observed_s, occupied_s, fast, self._count)
+
+    def _slot(self, back: int) -> int:
+        """Where the update `back` updates ago is kept."""
+        return (self._count - 1 - back) % self._slots
+
+    def elapsed_s(self, frame: int, t_ns: int) -> float:
+        """Time since the last update; the frame period for the first.
+
+        Raises
+        ------
+        ValueError
+            If frame or time do not come after the last.
+        """
+        if not self._count:
+            return self.frame_period_s
+        last, last_ns = self._when[self._slot(0)]
+        if frame <= last or t_ns <= last_ns:
+            raise ValueError(
+                f"frame {frame} at {t_ns} ns is out of order: expected one after frame {last} at {last_ns} ns; "
+                "give every frame once, in order, with the detector's clock"
+            )
+        return float(t_ns - last_ns) * 1e-9
+
+    def add(self, log_ratio: np.ndarray, observed: np.ndarray) -> None:
+        """Take new sites in, with what the past frames say of them.
+
+        Parameters
+        ----------
+        log_ratio : (k, b) f8, of b sites in the k past updates, oldest first; k at least lag + 1, or
+            all updates so far.
+        observed : (k, b) bool.
+        """
+        past = min(self._count, self._slots)
+        new = log_ratio.shape[1]
+        if len(log_ratio) < min(past, self.lag + 1):
+            raise ValueError(
+                f"new sites come with {len(log_ratio)} frames of history, {min(past, self.lag + 1)} are needed"
+            )
+        for name, value in (
+            ("_forward", 0.5),
+            ("_arrive", 0),
+            ("_leave", 0),
+            ("_ratio", 1),
+            ("_observed", 0),
+        ):
+            old = getattr(self, name)
+            fresh = np.full((self._slots, new), value, old.dtype)
+            setattr(self, name, np.concatenate([old, fresh], axis=1))
+        self._time_s = np.concatenate([self._time_s, np.zeros((2, new))], axis=1)
+        self._switches = np.concatenate([self._switches, np.zeros((2, new))], axis=1)
+        start = len(self) - new
+        p = np.full(new, 0.5)
+        arrive_hz, leave_hz = self.rates_hz[:, start:]
+        for back in range(min(past, len(log_ratio)) - 1, -1, -1):
+            s = self._slot(back)
+            self._ratio[s, start:] = _odds(log_ratio[-1 - back])
+            self._observed[s, start:] = observed[-1 - back]
+            out, arrive, leave = (a[s, start:] for a in (self._forward, self._arrive, self._leave))
+            advance(p, arrive_hz, leave_hz, self._elapsed_s[s], self._ratio[s, start:], out, arrive, leave)
+            p = out
+        before = self._forward[self._slot(self.lag), start:] if self._count > self.lag else np.full(new, 0.5)
+        self._settled = np.concatenate([self._settled, before])
+
+    def update(
+        self, frame: int, t_ns: int, log_ratio: np.ndarray, observed: np.ndarray, neighbours: np.ndarray
+    ) -> Smoothed | None:
+        """Filter one frame; give the smoothed occupancy of the frame `lag` updates earlier.
+
+        Parameters
+        ----------
+        frame, t_ns : index and detector clock.
+        log_ratio : (m,), log P(what was seen | occupied) / P(... | empty); 0 where not observed.
+        observed : (m,) bool.
+        neighbours : (m, k) i8, the sites between which columns may hop, then -1; (m, 0) for none.
+
+        Raises
+        ------
+        ValueError
+            Out of order, not finite, after `finish`, or for another number of sites.
+        """
+        if self._finished:
+            raise ValueError("the series was finished; start a new filter for the next")
+        if len(log_ratio) != len(self) or not np.isfinite(log_ratio).all():
+            raise ValueError(
+                f"frame {frame}: expected {len(self)} finite log-likelihood ratios, got {len(log_ratio)}"
+                f" with {np.count_nonzero(~np.isfinite(log_ratio))} that are not finite"
+            )
+        elapsed_s = self.elapsed_s(frame, t_ns)
+        p = self.p_occupied
+        self._count += 1
+        s = self._slot(0)
+        self._when[s] = frame, t_ns
+        self._elapsed_s[s] = elapsed_s
+        self._ratio[s] = _odds(log_ratio)
+        self._observed[s] = observed
+        out, arrive, leave = self._forward[s], self._arrive[s], self._leave[s]
+        arrive_hz, leave_hz = self.rates_hz
+        advance(p, arrive_hz, leave_hz, elapsed_s, self._ratio[s], out, arrive, leave)
+        return self._smooth(self.lag, neighbours) if self._count > self.lag else None
+
+    def finish(self, neighbours: np.ndarray) -> list[Smoothed]:
+        """The frames not smoothed yet, oldest first; nothing more is taken after that."""
+        self._finished = True
+        return [self._smooth(back, neighbours) for back in range(min(self.lag, self._count) - 1, -1, -1)]
+
+    def _smooth(self, back: int, neighbours: np.ndarray) -> Smoothed:
+        """Smooth the frame `back` updates ago; the frame before it was smoothed last."""
+        slots = np.array([self._slot(b) for b in range(back + 1, -1, -1)])
+        now = slots[1]
+        alone = np.empty((3, len(slots), len(self)))
+        look_back(slots, self._forward, self._arrive, self._leave, self._ratio, *alone)
+        beside = np.zeros((2, len(slots), len(self)))
+        couple(neighbours, *alone, *beside)
+        p, up, down = np.empty((3, len(self)))
+        smooth(slots, self._arrive, self._leave, self._ratio, *beside, self._settled, p, up, down)
+        observed = self._observed[now].copy()
+        self._time_s += np.where(observed, [np.ones_like(p), p], 0.0) * self.frame_period_s
+        # across a gap, only the share of the switches that falls into observed time
+        share = min(1.0, self.frame_period_s / self._elapsed_s[now])
+        self._switches += np.where(observed, [up, down], 0.0) * share
+        frame, t_ns = self._when[now].tolist()
+        return Smoothed(frame, t_ns, float(self._elapsed_s[now]), p, observed)
+
+    _FIELDS = (
+        *("_when", "_elapsed_s", "_forward", "_arrive", "_leave", "_ratio"),
+        *("_observed", "_settled", "_time_s", "_switches"),
+    )
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that `restore` needs, as copies."""
+        state = {name.strip("_"): getattr(self, name).copy() for name in self._FIELDS}
+        return state | {"count": np.array([self._count, self._finished])}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from a `state()` of a filter made with the same arguments."""
+        for name in self._FIELDS:
+            setattr(self, name, np.array(state[name.strip("_")]))
+        self._count, self._finished = int(state["count"][0]), bool(state["count"][1])
+
+
+def _odds(log_ratio: np.ndarray) -> np.ndarray:
+    """Likelihood ratios, bounded so that no single frame decides for ever."""
+    return np.exp(np.clip(log_ratio, -30.0, 30.0))

@@ -1,0 +1,280 @@
+"""The map of sites: places of the specimen where columns are, were, or come and go; kept online.
+
+A column without a site opens a candidate; a candidate seen often enough within a few frames becomes a
+site, and one that is not seen again is forgotten. Sites keep their number for ever. What was seen of a
+candidate comes along when it becomes a site, so that its first appearance is dated by evidence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stream.matching import crowded, match, nearest, neighbours, spacing
+
+UNOBSERVED, MISSED, DETECTED = 0, 1, 2  # codes of what a frame says of a place; above: score bins
+
+_GATE = 0.35  # of the spacing: a column nearer than this to a site is its column
+_CANDIDATE_GATE = 0.25
+_APART = 0.5  # no two sites closer than this
+_MARGIN = 0.5  # of the spacing: nearer to the border, detection is not to be trusted
+_NEIGHBOUR = 1.5
+_MOST_NEIGHBOURS = 8
+_FEW = 8  # points from which a spacing can be measured
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What one frame says of the sites.
+
+    Attributes
+    ----------
+    column_site : (n,) i8, the site of each column, or -1.
+    code : (m,) u1 per site, new ones included: UNOBSERVED, MISSED, or DETECTED + score bin.
+    history : (memory - 1, b) u1, the codes of the b sites born in this frame in the frames before it,
+        oldest first; they are the last b of the m.
+    """
+
+    column_site: np.ndarray
+    code: np.ndarray
+    history: np.ndarray
+
+
+class SiteMap:
+    """Sites, and the candidates that may become sites.
+
+    Parameters
+    ----------
+    shape_yx : of the frames.
+    pixel_size_nm : of the frames, at the specimen.
+    spacing_nm : distance between neighbouring columns, to begin with; measured once there are 8.
+    born_after, born_within : a candidate becomes a site when it was seen in `born_after` of the last
+        `born_within` frames.
+    memory : frames of which what was seen is kept.
+
+    Attributes
+    ----------
+    site_id : (m,) i8; site k is row k of everything kept per site.
+    yx_nm : (m, 2) f8, in the specimen's frame: the first frame's, pixel (0, 0) at the origin.
+    error_nm : (m, 2) f8, standard error of `yx_nm`.
+    born_frame : (m,) i8, the frame that first gave evidence of the site.
+    neighbours : (m, 8) i8, sites within 1.5 median spacings, nearest first, then -1.
+    version : rises whenever sites are added.
+    """
+
+    def __init__(
+        self,
+        shape_yx: tuple[int, int],
+        pixel_size_nm: float,
+        spacing_nm: float,
+        *,
+        born_after: int = 3,
+        born_within: int = 4,
+        memory: int = 10,
+        forget_frames: float = 1000.0,
+    ) -> None:
+        if not 0 < pixel_size_nm < np.inf or not 0 < spacing_nm < np.inf:
+            raise ValueError(
+                f"a site map needs a pixel size and a spacing above 0 nm, got {pixel_size_nm} and {spacing_nm}"
+            )
+        if not 1 <= born_after <= born_within <= memory:
+            raise ValueError(
+                "birth needs 1 <= born_after <= born_within <= memory, "
+                f"got {born_after}, {born_within} and {memory}"
+            )
+        self.pixel_size_nm = pixel_size_nm
+        self.spacing_nm = spacing_nm
+        self.born_after, self.born_within, self.memory = born_after, born_within, memory
+        self.forget_frames = forget_frames
+        self.version = 0
+        self._shape = np.asarray(shape_yx, np.float64)
+        self._sites = _Places(memory)
+        self._candidates = _Places(memory)
+        self._in_view = np.zeros((memory, 3))  # of the last frames: shift y, x in px, and 1 if observed
+        self.neighbours = np.empty((0, _MOST_NEIGHBOURS), np.int64)
+
+    def __len__(self) -> int:
+        return len(self._sites.yx_nm)
+
+    @property
+    def site_id(self) -> np.ndarray:
+        return np.arange(len(self), dtype=np.int64)
+
+    @property
+    def yx_nm(self) -> np.ndarray:
+        return self._sites.yx_nm
+
+    @property
+    def error_nm(self) -> np.ndarray:
+        return np.sqrt(self._sites.variance / (self._sites.weight[:, None] - 1.0))
+
+    @property
+    def born_frame(self) -> np.ndarray:
+        return self._sites.first
+
+    @property
+    def spacing_px(self) -> float:
+        return self.spacing_nm / self.pixel_size_nm
+
+    @property
+    def candidates_yx_nm(self) -> np.ndarray:
+        """(c, 2) f8, places that were seen but are not believed yet."""
+        return self._candidates.yx_nm
+
+    def code_before(self, frames: int) -> np.ndarray:
+        """(m,) u1, what was seen of each site `frames` updates ago; 0 is the last."""
+        return self._sites.code[-1 - frames]
+
+    def update(
+        self, frame: int, yx_px: np.ndarray, bins: np.ndarray, shift_yx_px: np.ndarray, *, lost: bool = False
+    ) -> Sighting:
+        """Give columns to sites and candidates; open, promote and forget candidates.
+
+        Parameters
+        ----------
+        frame : its index.
+        yx_px : (n, 2), the columns found, in the frame's pixels.
+        bins : (n,) u1, score bin of each column, from 0.
+        shift_yx_px : (2,), where the specimen is in this frame.
+        lost : the frame says nothing of the sites.
+        """
+        shift = np.asarray(shift_yx_px, np.float64)
+        n = len(yx_px)
+        self._in_view[:-1] = self._in_view[1:]
+        self._in_view[-1] = (*shift, 0.0 if lost else 1.0)
+        if lost:
+            self._sites.see(UNOBSERVED)
+            self._candidates.see(UNOBSERVED)
+            self._candidates.keep(np.any(self._candidates.code > MISSED, axis=0))
+            none = np.empty((self.memory - 1, 0), np.uint8)
+            return Sighting(np.full(n, -1, np.int64), self._sites.code[-1], none)
+
+        if len(self) < _FEW and n >= _FEW:
+            self._measure_spacing((yx_px - shift) * self.pixel_size_nm)
+        yx_nm = (np.asarray(yx_px, np.float64) - shift) * self.pixel_size_nm
+        code = (bins + DETECTED).astype(np.uint8)
+        column_site = np.full(n, -1, np.int64)
+        inside = np.flatnonzero(self._visible(yx_nm, shift))
+
+        self._sites.see(np.where(self._visible(self.yx_nm, shift), MISSED, UNOBSERVED))
+        self._candidates.see(np.where(self._visible(self.candidates_yx_nm, shift), MISSED, UNOBSERVED))
+        site = match(yx_nm[inside], self.yx_nm, _GATE * self.spacing_nm)
+        mine = inside[site >= 0]
+        column_site[mine] = site[site >= 0]
+        self._sites.add_columns(column_site[mine], yx_nm[mine], code[mine], self.forget_frames)
+
+        rest = inside[site < 0]
+        place = match(yx_nm[rest], self.candidates_yx_nm, _CANDIDATE_GATE * self.spacing_nm)
+        mine = rest[place >= 0]
+        self._candidates.add_columns(place[place >= 0], yx_nm[mine], code[mine], self.forget_frames)
+        self._open(frame, yx_nm[rest[place < 0]], code[rest[place < 0]])
+        history = self._promote()
+        return Sighting(column_site, self._sites.code[-1], history)
+
+    def _visible(self, yx_nm: np.ndarray, shift: np.ndarray) -> np.ndarray:
+        """(n,) bool: whether specimen positions lie in the frame, a margin away from its border."""
+        yx_px = yx_nm / self.pixel_size_nm + shift
+        margin = _MARGIN * self.spacing_px
+        return np.all((yx_px >= margin) & (yx_px <= self._shape - 1 - margin), axis=1)
+
+    def _measure_spacing(self, yx_nm: np.ndarray) -> None:
+        measured = spacing(yx_nm)
+        if measured > 2 * self.pixel_size_nm:
+            self.spacing_nm = measured
+
+    def _open(self, frame: int, yx_nm: np.ndarray, code: np.ndarray) -> None:
+        """Open candidates where there is room; what was in view before and not seen counts as missed."""
+        if not len(yx_nm):
+            return
+        apart = _APART * self.spacing_nm
+        taken = np.concatenate([self.yx_nm, self.candidates_yx_nm])
+        free = nearest(yx_nm, taken, apart)[0] < 0
+        free[free] = ~crowded(yx_nm[free], apart)
+        if not free.any():
+            return
+        yx_nm = yx_nm[free]
+        history = np.empty((self.memory, len(yx_nm)), np.uint8)
+        for row, (y, x, observed) in zip(history, self._in_view, strict=True):
+            row[:] = np.where(self._visible(yx_nm, np.array([y, x])), MISSED, UNOBSERVED) if observed else 0
+        history[-1] = code[free]
+        self._candidates.append(yx_nm, np.full(len(yx_nm), frame), history)
+
+    def _promote(self) -> np.ndarray:
+        """Make sites of the candidates seen often enough, forget those no longer seen."""
+        candidates = self._candidates
+        seen = candidates.code[-self.born_within :] > MISSED
+        ripe = np.count_nonzero(seen, axis=0) >= self.born_after
+        history = candidates.code[:-1, ripe]
+        if ripe.any():
+            self._sites.take(candidates, ripe)
+            if len(self) >= _FEW:
+                self._measure_spacing(self.yx_nm)
+            self.neighbours = neighbours(self.yx_nm, _NEIGHBOUR * self.spacing_nm, _MOST_NEIGHBOURS)
+            self.version += 1
+        candidates.keep(~ripe & seen.any(axis=0))
+        return history
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that `restore` needs, as copies."""
+        scalars = np.array([self.spacing_nm, self.version])
+        state = {"scalars": scalars, "in_view": self._in_view.copy(), "neighbours": self.neighbours.copy()}
+        for name, places in (("sites", self._sites), ("candidates", self._candidates)):
+            state |= {f"{name}/{key}": getattr(places, key).copy() for key in _Places.FIELDS}
+        return state
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from a `state()` of a SiteMap made with the same arguments."""
+        self.spacing_nm, self.version = float(state["scalars"][0]), int(state["scalars"][1])
+        self._in_view = np.array(state["in_view"])
+        self.neighbours = np.array(state["neighbours"])
+        for name, places in (("sites", self._sites), ("candidates", self._candidates)):
+            for key in _Places.FIELDS:
+                setattr(places, key, np.array(state[f"{name}/{key}"]))
+
+
+class _Places:
+    """Positions with running mean and variance, and what was seen there in the last frames."""
+
+    FIELDS = ("yx_nm", "variance", "weight", "first", "code")
+
+    def __init__(self, memory: int) -> None:
+        self.yx_nm = np.empty((0, 2))
+        self.variance = np.empty((0, 2))  # nm², of one sighting
+        self.weight = np.empty(0)  # sightings behind the mean
+        self.first = np.empty(0, np.int64)
+        self.code = np.empty((memory, 0), np.uint8)  # oldest first
+
+    def see(self, code: np.ndarray | int) -> None:
+        """Begin a frame: shift what was seen by one, `code` until a column says otherwise."""
+        self.code = np.concatenate([self.code[1:], self.code[:1]])
+        self.code[-1] = code
+
+    def add_columns(self, row: np.ndarray, yx_nm: np.ndarray, code: np.ndarray, forget: float) -> None:
+        """Note that columns (k, 2) were seen at rows (k,), no row twice (Welford's running moments)."""
+        self.code[-1, row] = code
+        weight = np.minimum(self.weight[row] + 1.0, forget)
+        before = yx_nm - self.yx_nm[row]
+        self.yx_nm[row] += before / weight[:, None]
+        after = yx_nm - self.yx_nm[row]
+        self.variance[row] += (before * after - self.variance[row]) / weight[:, None]
+        self.weight[row] = weight
+
+    def append(self, yx_nm: np.ndarray, first: np.ndarray, code: np.ndarray) -> None:
+        self.yx_nm = np.concatenate([self.yx_nm, yx_nm])
+        self.variance = np.concatenate([self.variance, np.zeros_like(yx_nm)])
+        self.weight = np.concatenate([self.weight, np.ones(len(yx_nm))])
+        self.first = np.concatenate([self.first, first])
+        self.code = np.concatenate([self.code, code], axis=1)
+
+    def take(self, other: _Places, which: np.ndarray) -> None:
+        n = len(self.yx_nm)
+        self.append(other.yx_nm[which], other.first[which], other.code[:, which])
+        self.variance[n:], self.weight[n:] = other.variance[which], other.weight[which]
+
+    def keep(self, which: np.ndarray) -> None:
+        if which.all():
+            return
+        for name in self.FIELDS[:-1]:
+            setattr(self, name, getattr(self, name)[which])
+        self.code = self.code[:, which]

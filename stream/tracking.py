@@ -1,0 +1,171 @@
+"""From columns to events, frame by frame: drift, sites, occupancy, hopping in their order.
+
+Live, in replay and in tests the order is this one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stream.drift import Drift, Shift
+from stream.emission import Emission
+from stream.hopping import Hop, Hopping
+from stream.maps import SpecimenMap, event_map, occurrence_map
+from stream.occupancy import Occupancy, OccupancyFilter
+from stream.sites import DETECTED, MISSED, SiteMap
+
+_MEMORY = 10  # frames of which candidates keep what was seen
+
+
+@dataclass(frozen=True, slots=True)
+class Tracked:
+    """What is known after one frame.
+
+    Attributes
+    ----------
+    shift : where the specimen is.
+    column_site : (n,) i8, the site of each column, or -1.
+    site_yx_px : (m, 2) f8, the sites in this frame's pixels.
+    occupancy : of the sites, given the frames so far.
+    detected : (m,) bool, a column was found at the site in this frame.
+    flipped : (m,) bool, raw flips: detected now and not when last observed, or the reverse.
+    events : settled by this frame; they happened some frames ago.
+    """
+
+    shift: Shift
+    column_site: np.ndarray
+    site_yx_px: np.ndarray
+    occupancy: Occupancy
+    detected: np.ndarray
+    flipped: np.ndarray
+    events: list[Hop]
+
+
+class Tracker:
+    """Follows the columns of one series.
+
+    Parameters
+    ----------
+    shape_yx : of the frames.
+    pixel_size_nm : at the specimen.
+    frame_period_s : from frame to frame; what one observed frame stands for.
+    spacing_nm : between neighbouring columns, roughly; measured once there are 8.
+    lag : frames that the smoother looks ahead.
+    rate_hz : switches per second of a site to begin with; by default one in 50 frames.
+    emission : what detections are worth to begin with.
+
+    Attributes
+    ----------
+    drift, sites, emission, occupancy, hopping : the stages, to be read.
+    """
+
+    def __init__(
+        self,
+        shape_yx: tuple[int, int],
+        pixel_size_nm: float,
+        frame_period_s: float,
+        *,
+        spacing_nm: float = 0.25,
+        lag: int = 6,
+        rate_hz: float | None = None,
+        emission: Emission | None = None,
+    ) -> None:
+        self.drift = Drift(shape_yx)
+        self.sites = SiteMap(shape_yx, pixel_size_nm, spacing_nm, memory=max(lag + 2, _MEMORY))
+        self.emission = Emission() if emission is None else emission
+        self.occupancy = OccupancyFilter(frame_period_s, lag=lag, rate_hz=rate_hz)
+        self.hopping = Hopping(frame_period_s)
+
+    def update(self, frame: int, t_ns: int, yx_px: np.ndarray, score: np.ndarray | None = None) -> Tracked:
+        """Take the columns of the next frame.
+
+        Parameters
+        ----------
+        frame, t_ns : index and time by the detector's clock. Frames that were not seen are left
+            out: the time that passed is known from `t_ns`.
+        yx_px : (n, 2), positions of the columns.
+        score : (n,), their scores, where the emission was made for scores.
+
+        Raises
+        ------
+        ValueError
+            For a frame out of order, or positions that are not finite; nothing is changed then.
+        """
+        yx_px = np.asarray(yx_px, np.float64).reshape(-1, 2)
+        score = np.zeros(len(yx_px)) if score is None else np.asarray(score)
+        if score.shape != (len(yx_px),) or not np.isfinite(yx_px).all() or not np.isfinite(score).all():
+            raise ValueError(
+                f"frame {frame}: expected one finite score for each of {len(yx_px)} finite positions, "
+                f"got scores of shape {score.shape}; leave such columns out"
+            )
+        self.occupancy.elapsed_s(frame, t_ns)  # refuses what is out of order
+
+        reference_nm, trusted = self._reference()
+        pixel_nm = self.sites.pixel_size_nm
+        shift = self.drift.update(yx_px, reference_nm / pixel_nm, self.sites.spacing_px)
+        lost = shift.lost and trusted
+        sighting = self.sites.update(frame, yx_px, self.emission.bins(score), shift.yx_px, lost=lost)
+
+        born = sighting.history.shape[1]
+        if born:
+            self.emission.add(born)
+            known = len(self.occupancy)
+            self.occupancy.add(self.emission.log_ratio(sighting.history, known), sighting.history >= MISSED)
+        evidence = self.emission.log_ratio(sighting.code)
+        neighbours = self.sites.neighbours
+        smoothed = self.occupancy.update(frame, t_ns, evidence, sighting.code >= MISSED, neighbours)
+        flipped = self.hopping.see(sighting.code)
+        events: list[Hop] = []
+        if smoothed is not None:
+            events = self.hopping.update(smoothed, neighbours)
+            self.emission.learn(self.sites.code_before(self.occupancy.lag), smoothed.p_occupied)
+        return Tracked(
+            shift,
+            sighting.column_site,
+            self.sites.yx_nm / pixel_nm + shift.yx_px,
+            self.occupancy.snapshot(),
+            sighting.code >= DETECTED,
+            flipped,
+            events,
+        )
+
+    def finish(self) -> list[Hop]:
+        """The series is over: the events that were held back, in order of time."""
+        neighbours = self.sites.neighbours
+        held = self.occupancy.finish(neighbours)
+        events = [event for smoothed in held for event in self.hopping.update(smoothed, neighbours)]
+        return events + self.hopping.finish(neighbours)
+
+    def maps(self, nm_per_px: float | None = None) -> dict[str, SpecimenMap]:
+        """The maps "events" and "occurrence"."""
+        occupancy = self.occupancy.snapshot()
+        return {
+            "events": event_map(self.sites, self.hopping, nm_per_px),
+            "occurrence": occurrence_map(self.sites, occupancy, nm_per_px),
+        }
+
+    def _reference(self) -> tuple[np.ndarray, bool]:
+        """Where columns are expected (k, 2) in nm, and whether that is to be trusted."""
+        occupied = self.occupancy.p_occupied > 0.5
+        if np.count_nonzero(occupied) >= self.drift.least:
+            return self.sites.yx_nm[occupied], True
+        return np.concatenate([self.sites.yx_nm, self.sites.candidates_yx_nm]), False
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that `restore` needs to go on after a crash, as copies; names are "stage/array"."""
+        return {
+            f"{stage}/{key}": value
+            for stage in _STAGES
+            for key, value in getattr(self, stage).state().items()
+        }
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from a `state()` of a Tracker made with the same arguments."""
+        for stage in _STAGES:
+            mine = {k.removeprefix(f"{stage}/"): v for k, v in state.items() if k.startswith(f"{stage}/")}
+            getattr(self, stage).restore(mine)
+
+
+_STAGES = ("drift", "sites", "emission", "occupancy", "hopping")

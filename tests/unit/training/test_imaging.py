@@ -1,0 +1,158 @@
+# ruff: noqa: E402  (what needs torch is imported after asking for it)
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+abtem = pytest.importorskip("abtem")
+
+from training.imaging import (
+    Conditions,
+    ImagingSettings,
+    contrast_transfer,
+    draw_conditions,
+    expose,
+    generator_for,
+    modulation_transfer,
+    optics,
+    transfer,
+    wavelength_angstrom,
+)
+
+ENERGY_EV = 300e3
+
+
+def conditions(count: int = 1, **changes) -> Conditions:
+    values = {name: 0.0 for name in Conditions.__slots__} | {
+        "mtf_c2": 0.5,
+        "mtf_c3": 2.5,
+        "dose_e_angstrom2": 100.0,
+    }
+    tensors = {name: torch.full((count,), float(value)) for name, value in (values | changes).items()}
+    tensors["counting"] = tensors["counting"].bool()
+    tensors["uneven"] = torch.zeros(count, 5)
+    return Conditions(**tensors)
+
+
+@pytest.mark.parametrize(
+    "lens",
+    [
+        {"defocus_angstrom": 120.0, "cs_um": -15.0, "c5_mm": 3.0},
+        {
+            "defocus_angstrom": -80.0,
+            "astigmatism_angstrom": 60.0,
+            "astigmatism_rad": 0.4,
+            "convergence_mrad": 0.4,
+        },
+        {
+            "defocus_angstrom": 50.0,
+            "cs_um": 20.0,
+            "c5_mm": 5.0,
+            "focal_spread_angstrom": 35.0,
+            "convergence_mrad": 0.6,
+        },
+    ],
+)
+def test_the_lens_is_abtems(lens):
+    assert wavelength_angstrom(ENERGY_EV) == pytest.approx(
+        abtem.core.energy.energy2wavelength(ENERGY_EV), rel=1e-6
+    )
+    theirs = abtem.CTF(
+        energy=ENERGY_EV,
+        focal_spread=lens.get("focal_spread_angstrom", 0.0),
+        angular_spread=lens.get("convergence_mrad", 0.0),
+        aberration_coefficients={
+            "C10": -lens["defocus_angstrom"],
+            "C12": lens.get("astigmatism_angstrom", 0.0),
+            "phi12": lens.get("astigmatism_rad", 0.0),
+            "C30": lens.get("cs_um", 0.0) * 1e4,
+            "C50": lens.get("c5_mm", 0.0) * 1e7,
+        },
+    )
+    q = torch.linspace(-0.8, 0.8, 41)
+    qx, qy = q[None, None, :], q[None, :, None]
+    alpha = torch.hypot(qx, qy)[0].numpy() * wavelength_angstrom(ENERGY_EV)
+    phi = torch.atan2(qy, qx)[0].numpy() * np.ones_like(alpha)
+    expected = theirs._evaluate_from_angular_grid(alpha.astype("f4"), phi.astype("f4"))
+    ours = contrast_transfer(conditions(**lens), qx, qy, ENERGY_EV)[0].numpy()
+    assert np.abs(ours - expected).max() < 1e-4
+
+
+def test_deflection_blurs_like_a_gaussian_of_its_rms():
+    q = torch.linspace(0, 0.8, 9)[None, None, :]
+    seen = (
+        contrast_transfer(conditions(deflection_angstrom=0.3), q, torch.zeros_like(q), ENERGY_EV)
+        .real[0, 0]
+        .numpy()
+    )
+    x = np.linspace(-3, 3, 6001)
+    gauss = np.exp(-(x**2) / (2 * 0.3**2))
+    blurred = [(gauss * np.cos(2 * np.pi * f * x)).sum() / gauss.sum() for f in q.flatten().numpy()]
+    assert seen == pytest.approx(blurred, abs=1e-4)
+
+
+def test_atoms_are_bright_or_dark_as_transfer_says():
+    """A weak phase object's atom, imaged on both sides of the contrast reversal."""
+    y, x = np.mgrid[:64, :64]
+    potential = 0.05 * np.exp(-((y - 32) ** 2 + (x - 32) ** 2) / (2 * 2.0**2))
+    wave = torch.from_numpy(np.exp(1j * potential).astype(np.complex64))[None]
+    signs = set()
+    for defocus in (-60.0, 60.0):
+        lens = conditions(defocus_angstrom=defocus, focal_spread_angstrom=20.0)
+        image = optics(wave, torch.tensor([0.2]), lens, ENERGY_EV, generator_for(0))[0]
+        sign = float(transfer(lens, ENERGY_EV))
+        assert np.sign(sign) == np.sign(float(image[32, 32]) - 1)
+        assert abs(sign) > 0.3
+        signs.add(np.sign(sign))
+    assert signs == {-1.0, 1.0}
+
+
+def test_noise_takes_its_colour_from_the_camera():
+    """A scintillator filters its shot noise with the MTF; a counting camera's stays white."""
+    n, count = 64, 200
+    flat = torch.ones(count, n, n)
+    expected_counts = 100.0 * 0.2**2
+    sampling = torch.full((count,), 0.2)
+    for counting in (False, True):
+        camera = conditions(count, mtf_c1=0.05, counting=counting)
+        images = expose(flat, sampling, camera, generator_for(1))
+        assert float(images.mean()) == pytest.approx(expected_counts, rel=0.01)
+        power = torch.fft.rfft2(images - images.mean()).abs().square().mean(0) / n**2
+        mtf = modulation_transfer(camera, n, n)[0]
+        shape = torch.ones_like(mtf) if counting else mtf**2
+        ratio = (power / (shape * expected_counts)).numpy()
+        for ring in np.array_split(np.argsort(mtf.numpy().ravel())[:-1], 6):
+            assert ratio.ravel()[ring].mean() == pytest.approx(1, abs=0.03)
+
+
+def test_both_cameras_blur_the_signal_alike():
+    n = 64
+    edge = torch.full((64, n, n), 0.5)
+    edge[:, :, n // 2 :] = 2.0
+    sampling = torch.full((64,), 0.2)
+    profiles = [
+        expose(
+            edge, sampling, conditions(64, dose_e_angstrom2=1e4, counting=counting), generator_for(2)
+        ).mean((0, 1))
+        for counting in (False, True)
+    ]
+    assert float((profiles[0] - profiles[1]).abs().max()) < 3.0  # of 200 to 800 electrons per pixel
+
+
+def test_conditions_keep_away_from_the_reversal_and_hold_both_contrasts():
+    settings = ImagingSettings()
+    drawn = draw_conditions(settings, 300, ENERGY_EV, generator_for(3))
+    sign = transfer(drawn, ENERGY_EV)
+    assert len(drawn) == 300
+    assert float(sign.abs().min()) >= settings.min_transfer
+    assert float(transfer(conditions(defocus_angstrom=150.0), ENERGY_EV)) == 0  # reversed within the band
+    assert 0.2 < float((sign > 0).float().mean()) < 0.8
+    dose = drawn.dose_e_angstrom2
+    assert 10 <= float(dose.min()) < 20
+    assert 2500 < float(dose.max()) <= 5000
+    with pytest.raises(ValueError, match="contrast reversal"):
+        draw_conditions(
+            ImagingSettings(defocus_angstrom=(0.0, 0.0), cs_um=(0.0, 0.0), c5_mm=(0.0, 0.0)),
+            4,
+            ENERGY_EV,
+            generator_for(4),
+        )
