@@ -109,14 +109,18 @@ class Manifest(BaseModel):
                 "came with the engine, or export the engine again"
             ) from error
 
-    def save(self, path: Path | str) -> None:
-        """Write the manifest as TOML, which `load` reads back equal."""
+    def to_toml(self) -> str:
+        """The manifest as TOML, which `load` reads back equal."""
         facts = self.model_dump()
         metrics = facts.pop("metrics")
         lines = [f"{key} = {_toml(value)}" for key, value in facts.items()]
         if metrics:
             lines += ["", "[metrics]", *(f"{_toml(key)} = {_toml(value)}" for key, value in metrics.items())]
-        Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return "\n".join(lines) + "\n"
+
+    def save(self, path: Path | str) -> None:
+        """Write the manifest to a file."""
+        Path(path).write_text(self.to_toml(), encoding="utf-8")
 
 
 def _toml(value: Any) -> str:

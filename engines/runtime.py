@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -247,7 +248,7 @@ def _golden(path: Path, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return arrays["input"], arrays["output"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, BadZipFile, ValueError, KeyError) as error:
         raise EngineMismatch(
             f"engine {manifest.name} cannot be checked: expected arrays `input` and `output` in {path}, got: {error}; "
             "restore the file, or export the engine again"

@@ -15,8 +15,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -86,7 +87,7 @@ def publish(
     fps: Annotated[
         float | None, typer.Option(help="Frames per second; without it, as recorded.", min=0.01)
     ] = None,
-    dialect: Annotated[str, typer.Option(help="dectris-v2 or array-1.0")] = "dectris-v2",
+    dialect: Annotated[Literal["dectris-v2", "array-1.0"], typer.Option(help="What to speak.")] = "dectris-v2",
     as_json: Json = False,
 ) -> None:
     """Play a recording over ZeroMQ as a camera would."""
@@ -104,7 +105,7 @@ def publish(
             stop=stop.is_set,
             on_frame=lambda _: progress.advance(task),
         )
-    _tell(sent if isinstance(sent, dict) else vars(sent), as_json)
+    _tell(asdict(sent), as_json)
 
 
 @app.command(epilog="Example: hopscope replay movie.h5 --out result.h5")
@@ -230,6 +231,24 @@ def train(
             "pip install 'hopscope[training]'"
         ) from None
     run(recipe, out)
+
+
+@app.command(epilog="Example: hopscope bench --seconds 60 --json")
+def bench(
+    seconds: Annotated[float, typer.Option(help="Of each live session; 0: stages and recording only.")] = 60,
+    engine: Engine = DEFAULT_ENGINE,
+    as_json: Json = False,
+) -> None:
+    """Measure this machine: every stage beside what it replaces, recording, and whole live sessions."""
+    from stream.bench import bench as measure
+
+    rows = []
+    for row in measure(engine, seconds):
+        rows.append(row)
+        if not as_json:
+            Console().print("  ".join(f"{key} {value}" for key, value in row.items()), highlight=False)
+    if as_json:
+        typer.echo(json.dumps(rows))
 
 
 def _session(

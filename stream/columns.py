@@ -47,10 +47,10 @@ def find_columns(
     A maximum is a pixel, or a connected plateau of equal pixels, that all of its neighbours (8) lie below; a
     plateau gives one column. Its position and width come from a Gaussian through the 5x5 pixels around it: a
     parabola fitted to ln p by weighted least squares (Guo, IEEE Signal Process. Mag. 28, 134 (2011)), on what
-    there is of the 5x5 at borders. His weights p², for independent noise, are p⁶ here, and pixels where p rises
-    again away from the maximum stay out: what disturbs a map is the next column. The fit may move a column by
-    1 map pixel in y and x at most, and never off the image; a peak without curvature stays at its pixel, with
-    NaN for a width.
+    there is of the 5x5 at borders. His weights p² are for independent noise; what disturbs a map is the next
+    column, so they are also damped with the distance, and pixels where p rises again stay out. The fit may
+    move a column by 1 map pixel in y and x at most, and never off the image; a peak without curvature stays
+    at its pixel, with NaN for a width.
 
     Parameters
     ----------

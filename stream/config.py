@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -31,17 +31,17 @@ class Camera(_Section):
     endpoint: str = "tcp://127.0.0.1:31001"
     pattern: Literal["pull", "sub"] = "pull"
     dialect: Literal["auto", "dectris-v2", "array-1.0"] = "auto"
-    buffer_mib: int = Field(512, ge=16)
-    idle_s: float = Field(10.0, gt=0)
+    buffer_mib: int = Field(default=512, ge=16)
+    idle_s: float = Field(default=10.0, gt=0)
     pixel_size_nm: PixelSize | Literal["stream"] | None = None
-    frame_period_s: float | None = Field(None, gt=0)
-    dose_rate_e_nm2_s: float | None = Field(None, gt=0)
+    frame_period_s: float | None = Field(default=None, gt=0)
+    dose_rate_e_nm2_s: float | None = Field(default=None, gt=0)
 
 
 class Ring(_Section):
     """Shared memory between acquire and analyse."""
 
-    size_mib: int = Field(256, ge=1)
+    size_mib: int = Field(default=256, ge=1)
 
 
 class Record(_Section):
@@ -49,7 +49,7 @@ class Record(_Section):
 
     enabled: bool = True
     directory: Path = Path("recordings")
-    min_free_mib: int = Field(1024, ge=0)
+    min_free_mib: int = Field(default=1024, ge=0)
 
 
 class EngineSettings(_Section):
@@ -57,23 +57,23 @@ class EngineSettings(_Section):
 
     name: str = "au-on-oxide-hrtem"
     backend: Literal["auto", "openvino", "onnxruntime"] = "auto"
-    threads: int = Field(0, ge=0)
-    threshold: float | None = Field(None, gt=0, lt=1)
+    threads: int = Field(default=0, ge=0)
+    threshold: float | None = Field(default=None, gt=0, lt=1)
 
 
 class Tracking(_Section):
     """How columns become sites, occupancy and events."""
 
-    lag_frames: int = Field(6, ge=1, le=100)
-    checkpoint_s: float = Field(1.0, gt=0)
+    lag_frames: int = Field(default=6, ge=1, le=100)
+    checkpoint_s: float = Field(default=1.0, gt=0)
 
 
 class Page(_Section):
     """The operator's web page."""
 
     host: str = "127.0.0.1"
-    port: int = Field(8321, ge=0, le=65535)
-    max_fps: float = Field(30.0, gt=0, le=120)
+    port: int = Field(default=8321, ge=0, le=65535)
+    max_fps: float = Field(default=30.0, gt=0, le=120)
 
 
 class Settings(_Section):
@@ -140,8 +140,10 @@ def _known_keys(section: str) -> list[str]:
     field = Settings.model_fields.get(section)
     if field is None:
         return []
-    types = get_args(field.annotation) or (field.annotation,)
-    return [key for t in types if hasattr(t, "model_fields") for key in t.model_fields]
+    section_type = field.annotation
+    if not (isinstance(section_type, type) and issubclass(section_type, BaseModel)):
+        return []
+    return list(section_type.model_fields)
 
 
 def _toml(value: object) -> str:

@@ -65,7 +65,7 @@ class CrashSafeFile:
 
     def __init__(self, path: Path, lay_out: Callable[[h5py.File], None]) -> None:
         # Laid out elsewhere: under its own name a file is never seen half made.
-        with h5py.File(path.name, "w", driver="core", backing_store=False, libver=("v110", "v110")) as image:
+        with h5py.File(path.name, "w", driver="core", backing_store=False, libver=("v110", "v110"), fs_strategy="page", fs_page_size=4096) as image:
             lay_out(image)
             image.flush()
             content = image.id.get_file_image()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+NEARNESS = (1.0, np.exp(-1 / 3), np.exp(-4 / 3))  # a Gaussian of 1.2 pixels
+
 
 @njit(cache=True, nogil=True)
 def maxima(maps, threshold):
@@ -94,13 +96,12 @@ def _middle_of_plateau(background, i, j, seen, plateau):
 
 @njit(cache=True, nogil=True)
 def _gaussian(background, i, j):
-    """Fit ln p = a + b y + c x + d (y² + x²) with weights p⁶ around (i, j): y, x and sigma in map pixels."""
+    """Fit ln p = a + b y + c x + d (y² + x²) around (i, j): y, x and sigma in map pixels."""
     ny, nx = background.shape
     peak = np.float64(1.0) - background[i, j]
-    s1 = sy = sx = sr = syy = syx = syr = sxx = sxr = srr = (
-        0.0  # sums of p⁶ (of the peak's) times products of 1, y, x, r²
-    )
-    t1 = ty = tx = tr = 0.0  # and of p⁶ ln p times 1, y, x, r²
+    # sums of w times products of 1, y, x and r²; and of w ln p times 1, y, x, r²
+    s1 = sy = sx = sr = syy = syx = syr = sxx = sxr = srr = 0.0
+    t1 = ty = tx = tr = 0.0
     for u in range(max(i - 2, 0), min(i + 3, ny)):
         for v in range(max(j - 2, 0), min(j + 3, nx)):
             p = np.float32(1) - background[u, v]
@@ -112,7 +113,7 @@ def _gaussian(background, i, j):
                     continue
             y, x = float(u - i), float(v - j)
             r = y * y + x * x
-            w = (p / peak) ** 6
+            w = (p / peak) ** 2 * NEARNESS[abs(u - i)] * NEARNESS[abs(v - j)]
             s1 += w
             sy += w * y
             sx += w * x

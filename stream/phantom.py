@@ -71,7 +71,7 @@ class Phantom:
         drift_px_per_frame: float = 0.12,
         jump_px: float = 0.0,
         jump_every: int = 200,
-        hop_rate: float = 0.08,
+        hop_rate: float = 0.06,
         binding: float = 1.2,
         exchange_rate: float = 1e-3,
         bad_pixels: int = 0,

@@ -83,9 +83,7 @@ class Analysis:
         pixel_size_nm, period_s = known.pixel_size_nm or 0.0, known.frame_period_s or 0.0
         threshold = self.settings.engine.threshold
         self._finder = ColumnFinder(self.engine, known.shape_yx, pixel_size_nm, threshold)
-        self.tracker = Tracker(
-            known.shape_yx, pixel_size_nm, period_s, lag=self.settings.tracking.lag_frames
-        )
+        self.tracker = Tracker(known.shape_yx, pixel_size_nm, period_s, lag=self.settings.tracking.lag_frames)
         self._go_on_from_checkpoint()
 
     def see(self, frame: Frame) -> Seen | None:
@@ -149,7 +147,7 @@ class Analysis:
         nominal_nm = self.engine.manifest.nominal_nm_px
         finder = ColumnFinder(self.engine, WARM_UP_SHAPE_YX, nominal_nm)
         noise = np.random.default_rng(0).poisson(10, WARM_UP_SHAPE_YX).astype(np.uint16)
-        lattice = np.stack(np.mgrid[100:400:14, 100:400:14], -1).reshape(-1, 2).astype(np.float64)
+        lattice = 14.0 * np.argwhere(np.ones((30, 30)))
         tracker = Tracker(WARM_UP_SHAPE_YX, nominal_nm, 1.0)
         for index in range(2 * self.settings.tracking.lag_frames):
             finder.find(noise)
@@ -211,9 +209,7 @@ def calibrated(header: SeriesHeader, settings: Settings) -> SeriesHeader:
                 f"{name} in the stream, got neither; set it under [camera] in site.toml"
             )
     dose = header.dose_rate_e_nm2_s or camera.dose_rate_e_nm2_s
-    return replace(
-        header, pixel_size_nm=pixel_size_nm, frame_period_s=period_s, dose_rate_e_nm2_s=dose
-    )
+    return replace(header, pixel_size_nm=pixel_size_nm, frame_period_s=period_s, dose_rate_e_nm2_s=dose)
 
 
 def _same_series(a: SeriesHeader, b: SeriesHeader) -> bool:

@@ -62,10 +62,11 @@ class Child:
         if self.connection is not None:
             self.connection.close()
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(
+        process: BaseProcess = context.Process(
             target=self.target, args=(theirs, *self.arguments), name=f"hopscope-{self.name}"
         )
-        self.process.start()
+        process.start()
+        self.process = process
         theirs.close()
         self.ready = self.asked = False
         self.restart_at_s = None

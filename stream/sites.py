@@ -16,7 +16,6 @@ from stream.matching import crowded, match, nearest, neighbours, spacing
 UNOBSERVED, MISSED, DETECTED = 0, 1, 2  # codes of what a frame says of a place; above: score bins
 
 _GATE = 0.35  # of the spacing: a column nearer than this to a site is its column
-_CANDIDATE_GATE = 0.25
 _APART = 0.5  # no two sites closer than this
 _MARGIN = 0.5  # of the spacing: nearer to the border, detection is not to be trusted
 _NEIGHBOUR = 1.5
@@ -118,6 +117,10 @@ class SiteMap:
         return self.spacing_nm / self.pixel_size_nm
 
     @property
+    def _gate_nm(self) -> float:
+        return _GATE * self.spacing_nm
+
+    @property
     def candidates_yx_nm(self) -> np.ndarray:
         """(c, 2) f8, places that were seen but are not believed yet."""
         return self._candidates.yx_nm
@@ -154,21 +157,18 @@ class SiteMap:
             self._measure_spacing((yx_px - shift) * self.pixel_size_nm)
         yx_nm = (np.asarray(yx_px, np.float64) - shift) * self.pixel_size_nm
         code = (bins + DETECTED).astype(np.uint8)
-        column_site = np.full(n, -1, np.int64)
-        inside = np.flatnonzero(self._visible(yx_nm, shift))
-
         self._sites.see(np.where(self._visible(self.yx_nm, shift), MISSED, UNOBSERVED))
         self._candidates.see(np.where(self._visible(self.candidates_yx_nm, shift), MISSED, UNOBSERVED))
-        site = match(yx_nm[inside], self.yx_nm, _GATE * self.spacing_nm)
-        mine = inside[site >= 0]
-        column_site[mine] = site[site >= 0]
+        column_site = match(yx_nm, self.yx_nm, self._gate_nm)
+        mine = np.flatnonzero(column_site >= 0)
         self._sites.add_columns(column_site[mine], yx_nm[mine], code[mine], self.forget_frames)
 
-        rest = inside[site < 0]
-        place = match(yx_nm[rest], self.candidates_yx_nm, _CANDIDATE_GATE * self.spacing_nm)
+        rest = np.flatnonzero(column_site < 0)
+        place = match(yx_nm[rest], self.candidates_yx_nm, self._gate_nm)
         mine = rest[place >= 0]
         self._candidates.add_columns(place[place >= 0], yx_nm[mine], code[mine], self.forget_frames)
-        self._open(frame, yx_nm[rest[place < 0]], code[rest[place < 0]])
+        rest = rest[place < 0]
+        self._open(frame, yx_nm[rest], code[rest], shift)
         history = self._promote()
         return Sighting(column_site, self._sites.code[-1], history)
 
@@ -183,14 +183,11 @@ class SiteMap:
         if measured > 2 * self.pixel_size_nm:
             self.spacing_nm = measured
 
-    def _open(self, frame: int, yx_nm: np.ndarray, code: np.ndarray) -> None:
+    def _open(self, frame: int, yx_nm: np.ndarray, code: np.ndarray, shift: np.ndarray) -> None:
         """Open candidates where there is room; what was in view before and not seen counts as missed."""
-        if not len(yx_nm):
-            return
-        apart = _APART * self.spacing_nm
-        taken = np.concatenate([self.yx_nm, self.candidates_yx_nm])
-        free = nearest(yx_nm, taken, apart)[0] < 0
-        free[free] = ~crowded(yx_nm[free], apart)
+        free = self._visible(yx_nm, shift)
+        free[free] = nearest(yx_nm[free], self.yx_nm, _APART * self.spacing_nm)[0] < 0
+        free[free] = nearest(yx_nm[free], self.candidates_yx_nm, self._gate_nm)[0] < 0
         if not free.any():
             return
         yx_nm = yx_nm[free]
@@ -204,15 +201,20 @@ class SiteMap:
         """Make sites of the candidates seen often enough, forget those no longer seen."""
         candidates = self._candidates
         seen = candidates.code[-self.born_within :] > MISSED
-        ripe = np.count_nonzero(seen, axis=0) >= self.born_after
+        ripe = np.flatnonzero(np.count_nonzero(seen, axis=0) >= self.born_after)
+        gone = ~np.any(seen, axis=0)
+        gone[ripe] = True
+        apart = _APART * self.spacing_nm
+        ripe = ripe[nearest(candidates.yx_nm[ripe], self.yx_nm, apart)[0] < 0]
+        ripe = ripe[~crowded(candidates.yx_nm[ripe], apart)]
         history = candidates.code[:-1, ripe]
-        if ripe.any():
+        if len(ripe):
             self._sites.take(candidates, ripe)
             if len(self) >= _FEW:
                 self._measure_spacing(self.yx_nm)
             self.neighbours = neighbours(self.yx_nm, _NEIGHBOUR * self.spacing_nm, _MOST_NEIGHBOURS)
             self.version += 1
-        candidates.keep(~ripe & seen.any(axis=0))
+        candidates.keep(~gone)
         return history
 
     def state(self) -> dict[str, np.ndarray]:
@@ -251,8 +253,11 @@ class _Places:
         self.code[-1] = code
 
     def add_columns(self, row: np.ndarray, yx_nm: np.ndarray, code: np.ndarray, forget: float) -> None:
-        """Note that columns (k, 2) were seen at rows (k,), no row twice (Welford's running moments)."""
-        self.code[-1, row] = code
+        """Note that columns (k, 2) were seen at rows (k,), no row twice (Welford's running moments).
+
+        Where the place is out of view, or at the border, that is not evidence.
+        """
+        self.code[-1, row] = np.where(self.code[-1, row] == UNOBSERVED, UNOBSERVED, code)
         weight = np.minimum(self.weight[row] + 1.0, forget)
         before = yx_nm - self.yx_nm[row]
         self.yx_nm[row] += before / weight[:, None]

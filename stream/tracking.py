@@ -147,11 +147,15 @@ class Tracker:
         }
 
     def _reference(self) -> tuple[np.ndarray, bool]:
-        """Where columns are expected (k, 2) in nm, and whether that is to be trusted."""
-        occupied = self.occupancy.p_occupied > 0.5
-        if np.count_nonzero(occupied) >= self.drift.least:
-            return self.sites.yx_nm[occupied], True
-        return np.concatenate([self.sites.yx_nm, self.sites.candidates_yx_nm]), False
+        """Where columns are expected (k, 2) in nm, and whether not to find them means being lost.
+
+        While most places are mere candidates, they count as well.
+        """
+        occupied = self.sites.yx_nm[self.occupancy.p_occupied > 0.5]
+        candidates = self.sites.candidates_yx_nm
+        if len(occupied) >= max(self.drift.least, len(candidates)):
+            return occupied, True
+        return np.concatenate([occupied, candidates]), False
 
     def state(self) -> dict[str, np.ndarray]:
         """All that `restore` needs to go on after a crash, as copies; names are "stage/array"."""

@@ -1,4 +1,4 @@
-"""A real engine of 300 bytes: 2x2 mean, then softmax of (0, 4 mean - 4). Bright blobs are its columns.
+"""A real engine of 300 bytes: 2x2 mean, then softmax of (0, 1.5 mean - 3). Bright blobs are its columns.
 
 `tiny.onnx` beside this file was written by running it: `python -m tests.helpers.tiny_engine` (needs onnx, from
 the training extra).
@@ -16,7 +16,7 @@ import numpy as np
 from engines.manifest import Manifest
 
 ONNX = Path(__file__).with_name("tiny.onnx")
-GAIN, LEVEL = 4.0, 1.0
+GAIN, LEVEL = 1.5, 2.0
 
 
 def tiny_maps(batch: np.ndarray) -> np.ndarray:

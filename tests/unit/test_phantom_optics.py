@@ -99,5 +99,4 @@ def test_column_agrees_with_abtem() -> None:
         wave = np.fft.ifft2(np.fft.fft2(exit_wave / exit_wave[0, 0]) * to_middle * optics.transfer(qy, qx))
         ours = 1 + images.patch(height, (0.0, 0.0))
         core = np.s_[60:-60, 60:-60]
-        # abTEM's exit wave is relative to its own vacuum phase, which the corner pixel only nearly shows
         assert np.corrcoef(np.abs(wave[core]).ravel() ** 2, np.abs(ours[core]).ravel() ** 2)[0, 1] > 0.99

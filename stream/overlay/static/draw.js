@@ -64,18 +64,19 @@ export function drawFrame(stage, frame, view) {
     const colour = (words) => { for (let i = 0; i < words.length; i++) words[i] = grey[picture[i]]; };
     stage.paint([ny, nx], colour, nx * stride * scale, ny * stride * scale);
   }
-  // Pixel (0, 0)'s centre is the origin of positions, half a pixel inside the picture's corner.
-  const place = ([y, x]) => [(x + 4) * scale, (y + 0.5) * scale];
   if (view.columns) {
     const many = Math.max(1, frame.site_p.length, frame.p_occupied.length);
     const room = Math.sqrt((canvas.width * canvas.height) / many);
     const radius = Math.max(1.6 * stage.ratio, Math.min(canvas.width / 190, 0.16 * room));
     drawSites(c, frame, scale, radius, stage.ratio);
-    for (const { event, age_ms } of view.events) drawEvent(c, event, place, radius, stage.ratio, 1 - age_ms / EVENT_MS);
+    for (const { event, age_ms } of view.events) drawEvent(c, event, scale, radius, stage.ratio, 1 - age_ms / EVENT_MS);
   }
-  if (view.marked) drawEvent(c, view.marked, place, canvas.width / 120, stage.ratio, 1);
+  if (view.marked) drawEvent(c, view.marked, scale, canvas.width / 120, stage.ratio, 1);
   drawScaleBar(stage, view.pixel_size_nm / scale);
 }
+
+/** Where on the canvas: pixel 0's centre is the origin of positions, half a pixel inside the picture's edge. */
+const along = (position_px, scale) => (position_px + 0.5) * scale;
 
 /** Sites as rings, and the columns found as dots over them: a dot missing is a column not found. */
 function drawSites(c, frame, scale, radius, ratio) {
@@ -103,17 +104,17 @@ function binned(yx, p, scale, radius) {
   for (let i = 0; i < p.length; i++) {
     const bin = Number.isNaN(p[i]) ? -1 : Math.max(0, Math.min(BINS - 1, Math.round(p[i] * (BINS - 1))));
     if (!paths.has(bin)) paths.set(bin, new Path2D());
-    const y = (yx[2 * i] + 0.5) * scale, x = (yx[2 * i + 1] + 0.5) * scale, path = paths.get(bin);
+    const y = along(yx[2 * i], scale), x = along(yx[2 * i + 1], scale), path = paths.get(bin);
     path.moveTo(x + radius, y);
     path.arc(x, y, radius, 0, 2 * Math.PI);
   }
   return paths;
 }
 
-function drawEvent(c, event, place, radius, ratio, strength) {
-  const [x, y] = place(event.yx_px), path = new Path2D(), wide = 2.1 * radius, line = Math.max(2 * ratio, 0.55 * radius);
+function drawEvent(c, event, scale, radius, ratio, strength) {
+  const [y, x] = event.yx_px.map((p) => along(p, scale)), path = new Path2D(), wide = 2.1 * radius, line = Math.max(2 * ratio, 0.55 * radius);
   if (event.kind === "hop" && event.to_yx_px) {
-    const [x1, y1] = place(event.to_yx_px), length = Math.hypot(x1 - x, y1 - y) || 1;
+    const [y1, x1] = event.to_yx_px.map((p) => along(p, scale)), length = Math.hypot(x1 - x, y1 - y) || 1;
     const ux = (x1 - x) / length, uy = (y1 - y) / length, head = 0.9 * wide;
     path.moveTo(x, y);
     path.lineTo(x1, y1);
