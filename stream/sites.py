@@ -172,10 +172,10 @@ class SiteMap:
         history = self._promote()
         return Sighting(column_site, self._sites.code[-1], history)
 
-    def _visible(self, yx_nm: np.ndarray, shift: np.ndarray) -> np.ndarray:
-        """(n,) bool: whether specimen positions lie in the frame, a margin away from its border."""
+    def _visible(self, yx_nm: np.ndarray, shift: np.ndarray, margin: float = _MARGIN) -> np.ndarray:
+        """(n,) bool: whether specimen positions lie in the frame, `margin` spacings from its border."""
         yx_px = yx_nm / self.pixel_size_nm + shift
-        margin = _MARGIN * self.spacing_px
+        margin = margin * self.spacing_px
         return np.all((yx_px >= margin) & (yx_px <= self._shape - 1 - margin), axis=1)
 
     def _measure_spacing(self, yx_nm: np.ndarray) -> None:
@@ -193,7 +193,9 @@ class SiteMap:
         yx_nm = yx_nm[free]
         history = np.empty((self.memory, len(yx_nm)), np.uint8)
         for row, (y, x, observed) in zip(history, self._in_view, strict=True):
-            row[:] = np.where(self._visible(yx_nm, np.array([y, x])), MISSED, UNOBSERVED) if observed else 0
+            # at the very border, a column found just outside would have opened nothing
+            looked = self._visible(yx_nm, np.array([y, x]), _MARGIN + _GATE)
+            row[:] = np.where(looked & (observed > 0), MISSED, UNOBSERVED)
         history[-1] = code[free]
         self._candidates.append(yx_nm, np.full(len(yx_nm), frame), history)
 

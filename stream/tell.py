@@ -87,12 +87,9 @@ def event_fields(event: Hop, site_yx_px: np.ndarray) -> dict[str, Any]:
     }
 
 
-def grey_picture(image: np.ndarray, shape_yx: tuple[int, int]) -> tuple[np.ndarray, int]:
-    """The normalized image as grey levels, and frame pixels per picture pixel.
-
-    The normalized image may be sampled coarser than the frame; the picture is in steps of whole frame pixels.
-    """
+def grey_picture(image: np.ndarray, shape_yx: tuple[int, int]) -> tuple[np.ndarray, float]:
+    """The normalized image as grey levels, and frame pixels per picture pixel (it may be sampled otherwise)."""
     coarse = -(-max(image.shape) // PICTURE_SIDE_PX)
     small = image[::coarse, ::coarse]
     grey = np.clip((small - BLACK) * (255 / (WHITE - BLACK)), 0, 255).astype(np.uint8)
-    return grey, max(1, round(shape_yx[0] / grey.shape[0]))
+    return grey, shape_yx[0] / grey.shape[0]
