@@ -70,6 +70,15 @@ def _settle(yx, reference, start, spacing_px):
     return shift
 
 
+def _inside(yx: np.ndarray, low: np.ndarray | float, high: np.ndarray, margin: float) -> np.ndarray:
+    return np.all((yx >= low + margin) & (yx <= high - margin), axis=1)
+
+
+def _more(unmatched: float) -> float:
+    """A count of unmatched columns and sites that is no longer chance (3 sigma of a difference)."""
+    return unmatched + 3.0 * np.sqrt(2.0 * unmatched + 4.0)
+
+
 class Drift:
     """Follows the specimen from frame to frame.
 
@@ -117,7 +126,7 @@ class Drift:
 
         fit = self._judge(yx, reference, _settle(yx, reference, self._yx_px, spacing_px), spacing_px)
         usual = self._unmatched[0]
-        if not fit.good or fit.unmatched > usual + 3.0 * np.sqrt(2.0 * usual + 4.0):
+        if not fit.good or fit.unmatched > _more(usual):
             fit = self._search(yx, reference, spacing_px, fit)
         if not fit.good:
             return self._give(self._yx_px, float("nan"), fit.matched, measured=False, lost=True)
@@ -139,11 +148,8 @@ class Drift:
         partner = match(yx - shift, reference, _GATE * spacing_px)
         found = partner >= 0
         matched = int(np.count_nonzero(found))
-        margin = 0.5 * spacing_px
-        specimen = yx - shift
-        known = ((specimen >= self._seen[0] + margin) & (specimen <= self._seen[1] - margin)).all(axis=1)
-        image = reference + shift
-        in_view = ((image >= margin) & (image <= self._shape - 1 - margin)).all(axis=1)
+        known = _inside(yx - shift, self._seen[0], self._seen[1], spacing_px)  # nearer, a site may be too new
+        in_view = _inside(reference + shift, 0.0, self._shape - 1, 0.5 * spacing_px)
         columns, sites = np.count_nonzero(known | found), np.count_nonzero(in_view)
         in_view[partner[found]] = False
         unmatched = np.count_nonzero(known & ~found) + np.count_nonzero(in_view)
@@ -175,7 +181,7 @@ class Drift:
         if not good:
             return near
         fewest = min(fit.unmatched for fit in good)
-        close = [fit for fit in good if fit.unmatched <= fewest + 2.0 * np.sqrt(2.0 * fewest + 4.0)]
+        close = [fit for fit in good if fit.unmatched <= _more(fewest)]
         return min(close, key=lambda fit: float(np.hypot(*(fit.shift - self._yx_px))))
 
     def state(self) -> dict[str, np.ndarray]:

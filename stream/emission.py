@@ -35,8 +35,8 @@ class Emission:
 
     def __init__(
         self,
-        detect_occupied: float = 0.95,
-        detect_empty: float = 0.02,
+        detect_occupied: float = 0.9,
+        detect_empty: float = 0.05,
         score_edges: tuple[float, ...] = (),
         memory_frames: float = 2000.0,
     ) -> None:

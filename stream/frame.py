@@ -25,7 +25,7 @@ class CalibrationError(Exception):
 
 
 class RecordingError(Exception):
-    """Recording cannot start or go on; what was written so far stays readable."""
+    """A recording cannot be written or read; what was written so far stays readable."""
 
 
 @dataclass(frozen=True, slots=True)

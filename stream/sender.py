@@ -166,7 +166,8 @@ class Sender:
                 f"cannot send from {self._endpoint}: {error.strerror}; expected a free address of this machine, "
                 "such as tcp://127.0.0.1:31001",
             ) from error
-        self._on_bound(bytes(socket.getsockopt(zmq.LAST_ENDPOINT)).decode())
+        self._endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._on_bound(self._endpoint)
         return socket
 
     def _send(self, parts: Parts, stop: Callable[[], bool]) -> bool:

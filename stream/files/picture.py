@@ -28,7 +28,7 @@ def open_picture(path: Path) -> FileSource:
         If it is no picture, is cut short, or is partly transparent.
     """
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=("PNG", "BMP")) as picture:  # Pillow's other readers are none of ours
             picture.load()
             if picture.mode in _GREY_MODES:
                 counts = np.asarray(picture)

@@ -66,7 +66,7 @@ def open_tiff(path: Path, dataset: str | None = None) -> FileSource:
 
     def fetch(position: int) -> Payload:
         try:
-            counts = np.squeeze(_page(series, position).asarray())
+            counts = _page(series, position).asarray().reshape(*shape_yx, *([3] if colour else []))
         except _DAMAGE as error:
             raise ValueError(str(error)) from error
         return (luminance(counts) if colour else counts), "none"
@@ -82,10 +82,8 @@ def _check_chain(path: Path) -> None:
         mark, size = file.read(16), path.stat().st_size
         order = "<" if mark[:2] == b"II" else ">"
         big = mark[2:4] in (b"\x2b\0", b"\0\x2b")
-        number, offset = (
-            struct.Struct(order + ("Q" if big else "H")),
-            struct.Struct(order + ("Q" if big else "I")),
-        )
+        number = struct.Struct(order + ("Q" if big else "H"))
+        offset = struct.Struct(order + ("Q" if big else "I"))
         try:
             (at,) = offset.unpack_from(mark, 8 if big else 4)
             seen: set[int] = set()

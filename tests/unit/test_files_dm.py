@@ -138,7 +138,7 @@ def test_wrong_bytes_never_hang_nor_escape_as_another_error(tmp_path: Path) -> N
     path = tmp_path / "wrong.dm4"
     random = np.random.default_rng(7)
     refused = 0
-    for _ in range(1500):
+    for _ in range(600):
         wrong = bytearray(whole)
         for at in random.integers(0, len(whole), random.integers(1, 4)):
             wrong[at] = random.choice([0, 1, 20, 127, 128, 255])
@@ -148,7 +148,7 @@ def test_wrong_bytes_never_hang_nor_escape_as_another_error(tmp_path: Path) -> N
                 recording.read(0)
         except RecordingError:
             refused += 1
-    assert refused > 500
+    assert refused > 200
 
 
 def test_endless_nesting_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,14 @@ def test_imagejs_stack_with_a_single_page_is_read_whole(tmp_path: Path) -> None:
         file.truncate(start + STACK.nbytes - 1)
     with pytest.raises(RecordingError, match="cut short"):
         open_recording(path)
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 40), (1, 32, 1), (1, 40)])
+def test_a_side_of_one_pixel_is_kept(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    data = STACK.ravel()[: math.prod(shape)].reshape(shape)
+    with open_recording(tiff(tmp_path, data, compression="zlib", metadata=None)) as recording:
+        assert recording.header.shape_yx == shape[-2:]
+        np.testing.assert_array_equal(recording.read(len(recording) - 1), data.reshape(-1, *shape[-2:])[-1])
 
 
 @pytest.mark.parametrize("compression", [None, "zlib"])

@@ -1,4 +1,3 @@
-
 import numpy as np
 import pytest
 
@@ -91,6 +90,7 @@ def test_abtem_is_transposed_and_converted_once():
         numbers=np.full(4, 79),
         xyz_angstrom=np.stack([np.full(4, x), np.full(4, y), z], -1),
         box_angstrom=np.array([12.8, 12.8, 14.0]),
+        focus_z_angstrom=6.35,
         column_yx_nm=np.array([[y, x]]) / 10,
         column_atoms=np.array([4]),
         kind="a column",
