@@ -246,7 +246,7 @@ def _network(path: Path, manifest: Manifest) -> bytes:
 def _golden(path: Path, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
     """The golden input and output."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return arrays["input"], arrays["output"]
     except (OSError, EOFError, BadZipFile, ValueError, KeyError) as error:
         raise EngineMismatch(

@@ -1,37 +1,38 @@
 """HDF5 files that any program can open, whatever happened to the one that wrote them.
 
 HDF5 keeps its metadata in memory and writes it in any order: a file whose writer is killed is usually
-lost. Single-writer-multiple-reader mode (SWMR) writes children before parents, so that the file on disk
-is whole at every moment, and a flush each half second bounds what is lost. But SWMR also marks the
-superblock as "open for writing", and nothing but `h5clear`, which no wheel carries, takes that mark off:
-a plain `h5py.File(path, "r")` refuses the file. So the mark is taken off here after every flush: flags
-and end of file are put right in the 48 bytes of the superblock, and its checksum (lookup3) made anew.
-What the mark was for, keeping other writers out, is done by a shared `flock` on the file, which HDF5
-itself honours and which vanishes with its holder.
+lost. Single-writer-multiple-reader mode (SWMR) writes what is pointed to before what points to it, so that
+the file on disk is whole at every moment, and a flush each half second bounds what is lost. Three things
+are added to that:
 
-A full disk is as bad as a kill: when a write fails inside HDF5, its file can often not be closed, and the
-process crashes later. So `claim` takes the room from the file system before HDF5 asks for it, where the
-system can (not on Windows and macOS), and the refusal comes while all is well.
-
-HDF5 writes the marked superblock last in a flush; a kill in the some 30 µs from there to our own write
-leaves the mark. `repair` removes it; hopscope calls it whenever it opens a file of its own.
+- SWMR marks the superblock as "open for writing", and a plain `h5py.File(path, "r")` refuses the file. So
+  the mark is taken off after every flush (stream/superblock.py). What it was for, keeping other writers
+  out, a shared `flock` on the file does, which HDF5 itself honours and which vanishes with its holder.
+  A kill in the some 50 µs in which the mark stands leaves it: `repair` takes it off, and hopscope calls
+  that whenever it opens a file of its own.
+- The system may cut a killed process's write short where a page of memory ends. File space is handed out
+  in pages, so that no small piece of metadata straddles two. (The chunk index of a recording of more than
+  some 8,000 frames has pieces larger than a page; one write of one of them in each flush is at risk, for
+  microseconds.)
+- When a disk is full, a write fails inside HDF5, which then can often not close the file, and crashes
+  later. So `claim` takes the room from the file system before HDF5 asks for it, where the system promises
+  room (not on Windows and macOS), and the refusal comes while all is well.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import struct
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import h5py
 
+from stream.filelock import lock
 from stream.frame import RecordingError
+from stream.superblock import Superblock, mend
 
 FLUSH_S = 0.5
 """Data are on disk, and readable, this long after they were put."""
@@ -42,8 +43,7 @@ HDF5_ERRORS = (OSError, RuntimeError)
 _CLAIM = 16 << 20  # bytes taken from the disk at once
 _SLACK = 2 << 20  # always left over for what HDF5 adds by itself at a flush: chunk indices, headers
 
-_LAYOUT = struct.Struct("<8sBBBB4Q")
-_BEYOND_ANY_FILE = 1 << 62
+_PAGE_BYTES = 4096
 _BINARY = getattr(os, "O_BINARY", 0)
 
 
@@ -65,7 +65,9 @@ class CrashSafeFile:
 
     def __init__(self, path: Path, lay_out: Callable[[h5py.File], None]) -> None:
         # Laid out elsewhere: under its own name a file is never seen half made.
-        with h5py.File(path.name, "w", driver="core", backing_store=False, libver=("v110", "v110"), fs_strategy="page", fs_page_size=4096) as image:
+        in_memory = {"driver": "core", "backing_store": False}
+        pages = {"fs_strategy": "page", "fs_page_size": _PAGE_BYTES}
+        with h5py.File(path.name, "w", libver=("v110", "v110"), **in_memory, **pages) as image:
             lay_out(image)
             image.flush()
             content = image.id.get_file_image()
@@ -174,3 +176,38 @@ def _rename(old: Path, new: Path) -> None:
         if new.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(new)) from None
         os.rename(old, new)
+
+
+def repair(path: Path) -> bool:
+    """Make a file openable whose writer was killed at a bad moment; return whether it needed that.
+
+    A file that is being written, or is no HDF5 file, is left as it is.
+
+    Raises
+    ------
+    RecordingError
+        If the file needs repair and cannot be written.
+    """
+    deadline = time.monotonic() + 1.0
+    while True:
+        with open(path, "rb") as file:
+            superblock = Superblock.read(file.fileno())
+            if superblock is None or superblock.lets_in(os.fstat(file.fileno()).st_size):
+                return False
+        try:
+            fd = os.open(path, os.O_RDWR | _BINARY)
+        except OSError as error:
+            raise RecordingError(
+                f"{path} was left marked as open by a program that was killed, and cannot be repaired where "
+                f"it is: {error.strerror}. Make it writable, or copy it to where it can be written"
+            ) from error
+        try:
+            if lock(fd, shared=False):
+                mend(fd)
+                return True
+        finally:
+            os.close(fd)
+        # Its writer is alive, and takes the mark off itself within a moment.
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)

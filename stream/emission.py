@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from stream.sites import DETECTED, MISSED
+from stream.places import DETECTED, MISSED
 
-_OCCUPIED_BOUNDS = (0.5, 0.995)  # a column seen less often is none; one miss is never proof
-_EMPTY_BOUNDS = (0.002, 0.25)
+# of P(detected | empty) and P(detected | occupied): a column seen less often is none; one miss is no proof
+_LOWEST, _HIGHEST = np.array([[0.002], [0.5]]), np.array([[0.25], [0.995]])
 _POOL_FRAMES = 2000.0  # weight of the start values against all sites together, in site-frames
 _SITE_FRAMES = 50.0  # weight of the common value against one site's own record
 _SCORES = 200.0  # weight of equal score distributions against those observed
@@ -63,15 +63,15 @@ class Emission:
         """P(detected | empty) and P(detected | occupied) of all sites together."""
         share = _POOL_FRAMES * self._start + self._detections.sum(axis=1)
         share /= _POOL_FRAMES + self._frames.sum(axis=1)
-        empty, occupied = np.clip(share, *zip(_EMPTY_BOUNDS, _OCCUPIED_BOUNDS, strict=True))
-        return float(empty), float(occupied)
+        empty, occupied = np.clip(share, _LOWEST[:, 0], _HIGHEST[:, 0]).tolist()
+        return empty, occupied
 
     @property
     def detect(self) -> np.ndarray:
         """(2, m) f8, P(detected | empty) and P(detected | occupied) of each site."""
         share = _SITE_FRAMES * np.array(self.pooled)[:, None] + self._detections
         share /= _SITE_FRAMES + self._frames
-        return np.stack([np.clip(share[0], *_EMPTY_BOUNDS), np.clip(share[1], *_OCCUPIED_BOUNDS)])
+        return np.clip(share, _LOWEST, _HIGHEST)
 
     def add(self, sites: int) -> None:
         """Make room for that many new sites, after the others."""

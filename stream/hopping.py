@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import chi2
 
 from stream.occupancy import Occupancy, Smoothed
-from stream.sites import DETECTED, MISSED
+from stream.places import DETECTED, MISSED
 
 _UNKNOWN = -1
 _NS = 1e-9

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -79,6 +79,8 @@ class ZmqSource:
         self.faults: Counter[str] = Counter()
         self._dialect = dialect
         self._idle_s = idle_s
+        self._heard_s = self._yielded_s = time.monotonic()
+        self._ready: deque[Item] = deque()
         self._order = SeriesOrder(self._fault)
         self._buffer_bytes = int(buffer_mib * (1 << 20))
         self._largest_bytes = _LEAST_FRAME_BYTES
@@ -104,25 +106,31 @@ class ZmqSource:
         self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def __iter__(self) -> Iterator[Item | None]:
-        """Items as they come; None at least every 100 ms while there are none. Ends after `close`."""
-        yielded_s = heard_s = time.monotonic()
+        """Items as they come; None at least every 100 ms while there are none. Ends after `close`.
+
+        Iterating may be left and taken up again; nothing is lost in between.
+        """
         while not self._socket.closed:
-            parts = self._receive()
-            now_s = time.monotonic()
-            recv_ns = time.monotonic_ns()
-            for message in self._understand(parts) if parts else ():
-                heard_s = now_s
-                for item in self._order.take(message, recv_ns):
-                    if isinstance(item, Frame):
-                        self._fit_queue(len(item.payload))
-                    yielded_s = now_s
-                    yield item
-            if now_s - heard_s > self._silence_s(self._order.header):
-                heard_s = now_s
-                yield from self._order.silence()
-            if parts is None or now_s - yielded_s > _LOOK_MS / 1000:
-                yielded_s = now_s
+            if self._ready:
+                self._yielded_s = time.monotonic()
+                yield self._ready.popleft()
+            elif not self._take() or time.monotonic() - self._yielded_s > _LOOK_MS / 1000:
+                self._yielded_s = time.monotonic()
                 yield None
+
+    def _take(self) -> bool:
+        """Make items of the next message; False if none comes within 100 ms."""
+        parts = self._receive()
+        now_s, recv_ns = time.monotonic(), time.monotonic_ns()
+        for message in self._understand(parts) if parts else ():
+            self._heard_s = now_s
+            self._ready.extend(self._order.take(message, recv_ns))
+            if self._ready and isinstance(self._ready[-1], Frame):
+                self._fit_queue(len(self._ready[-1].payload))
+        if now_s - self._heard_s > self._silence_s(self._order.header):
+            self._heard_s = now_s
+            self._ready.extend(self._order.silence())
+        return parts is not None
 
     def close(self) -> None:
         """Leave the camera; to be called from the thread that iterates. Frames handed out stay valid."""

@@ -28,12 +28,13 @@ def advance(p, arrive_hz, leave_hz, elapsed_s, ratio, out, arrive, leave):
 
 
 @njit(cache=True, nogil=True)
-def look_back(slots, forward, arrive, leave, ratio, p, up, down):
+def look_back(slots, forward, arrive, leave, ratio, out):
     """Smooth the frames in `slots` (in order of time) with the later ones, each site for itself.
 
-    Fills, per slot and site, P(occupied) and the probabilities that a column arrived or left since the
+    Fills `out` (3, slots, m): P(occupied) and the probabilities that a column arrived or left since the
     slot before.
     """
+    p, up, down = out[0], out[1], out[2]
     for k in range(p.shape[1]):
         later = 1.0  # P(later evidence | occupied) / P(... | empty)
         for w in range(len(slots) - 1, -1, -1):
@@ -52,9 +53,15 @@ def look_back(slots, forward, arrive, leave, ratio, p, up, down):
 
 
 @njit(cache=True, nogil=True)
-def couple(neighbours, p, up, down, inflow, outflow):
+def couple(neighbours, alone, out):
     """What comes from beside: a column that leaves a site has gone to one of the vacant sites around
-    it, all alike; a column that arrives has come from one of the occupied ones."""
+    it, all alike; a column that arrives has come from one of the occupied ones.
+
+    From `alone` (3, slots, m), as `look_back` fills it, adds to `out` (2, slots, m): the probability
+    that a column comes in from beside, or goes out.
+    """
+    p, up, down = alone[0], alone[1], alone[2]
+    inflow, outflow = out[0], out[1]
     for w in range(1, len(p)):
         for k in range(p.shape[1]):
             if up[w, k] < _NEGLIGIBLE and down[w, k] < _NEGLIGIBLE:
@@ -71,19 +78,23 @@ def couple(neighbours, p, up, down, inflow, outflow):
 
 
 @njit(cache=True, nogil=True)
-def smooth(slots, arrive, leave, ratio, inflow, outflow, start, p, up, down):
+def smooth(slots, arrive, leave, ratio, beside, start, out):
     """Smooth the second of `slots` with all later ones, switches being likelier where one beside is.
 
-    `start` (m,), P(occupied) in the first slot given its past, moves on to the second; fills P(occupied)
-    in the second and the probabilities that a column arrived or left between the two.
+    `beside` (2, slots, m) as `couple` fills it. `start` (m,), P(occupied) in the first slot given its
+    past, moves on to the second. Fills `out` (3, m): P(occupied) in the second, and the probabilities
+    that a column arrived or left between the two.
     """
+    p, up, down = out[0], out[1], out[2]
+    inflow, outflow = beside[0], beside[1]
     for k in range(len(p)):
         later = 1.0
         for w in range(len(slots) - 1, 0, -1):
             s = slots[w]
-            come = _ALONE * arrive[s, k]
+            alone = _ALONE + (1.0 - _ALONE) * (arrive[s, k] + leave[s, k])  # all, once in equilibrium
+            come = alone * arrive[s, k]
             come += (1.0 - come) * min(inflow[w, k], 0.5)
-            go = _ALONE * leave[s, k]
+            go = alone * leave[s, k]
             go += (1.0 - go) * min(outflow[w, k], 0.5)
             weight = ratio[s, k] * later
             on, off = (1.0 - go) * weight + go, come * weight + 1.0 - come

@@ -15,7 +15,7 @@ from stream.markov import advance, couple, look_back, smooth
 
 _FASTEST, _SLOWEST = 20.0, 0.1  # a site's rates stay within these multiples of the start value
 _PRIOR_SWITCHES = 1.0  # weight of the start value against a site's own record, in switches
-_FAST = 0.1  # rate × frame period from which the model is doubtful
+_FAST = 0.03  # rate × frame period from which one event in ten is missed
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,8 @@ class Occupancy:
     p_occupied : (m,) f4, given all frames so far.
     observed_s : (m,) f8, time the site was seen, up to the last smoothed frame.
     occupied_s : (m,) f8, the part of it in which it was occupied (expected value).
-    fast : (m,) bool, switches too often for the frame period: rates are then too low.
+    fast : (m,) bool, switches so often that more than one event in ten falls between the frames:
+        rates are then too low.
     version : frames filtered so far.
     """
 
@@ -138,7 +139,9 @@ class OccupancyFilter:
             )
         return float(t_ns - last_ns) * 1e-9
 
-    def add(self, log_ratio: np.ndarray, observed: np.ndarray) -> None:
+    def add(
+        self, log_ratio: np.ndarray, observed: np.ndarray, empty_frames: np.ndarray | float = 0.0
+    ) -> None:
         """Take new sites in, with what the past frames say of them.
 
         Parameters
@@ -146,6 +149,7 @@ class OccupancyFilter:
         log_ratio : (k, b) f8, of b sites in the k past updates, oldest first; k at least lag + 1, or
             all updates so far.
         observed : (k, b) bool.
+        empty_frames : (b,), in how many frames before those the place was observed, and empty.
         """
         past = min(self._count, self._slots)
         new = log_ratio.shape[1]
@@ -163,7 +167,10 @@ class OccupancyFilter:
             old = getattr(self, name)
             fresh = np.full((self._slots, new), value, old.dtype)
             setattr(self, name, np.concatenate([old, fresh], axis=1))
-        self._time_s = np.concatenate([self._time_s, np.zeros((2, new))], axis=1)
+        # frames that were smoothed for the other sites already
+        seen, full = observed[: -self.lag], observed[: -self.lag] & (log_ratio[: -self.lag] > 0)
+        frames = np.stack([empty_frames + seen.sum(axis=0), full.sum(axis=0)])
+        self._time_s = np.concatenate([self._time_s, frames * self.frame_period_s], axis=1)
         self._switches = np.concatenate([self._switches, np.zeros((2, new))], axis=1)
         start = len(self) - new
         p = np.full(new, 0.5)
@@ -225,11 +232,12 @@ class OccupancyFilter:
         slots = np.array([self._slot(b) for b in range(back + 1, -1, -1)])
         now = slots[1]
         alone = np.empty((3, len(slots), len(self)))
-        look_back(slots, self._forward, self._arrive, self._leave, self._ratio, *alone)
+        look_back(slots, self._forward, self._arrive, self._leave, self._ratio, alone)
         beside = np.zeros((2, len(slots), len(self)))
-        couple(neighbours, *alone, *beside)
-        p, up, down = np.empty((3, len(self)))
-        smooth(slots, self._arrive, self._leave, self._ratio, *beside, self._settled, p, up, down)
+        couple(neighbours, alone, beside)
+        together = np.empty((3, len(self)))
+        smooth(slots, self._arrive, self._leave, self._ratio, beside, self._settled, together)
+        p, up, down = together
         observed = self._observed[now].copy()
         self._time_s += np.where(observed, [np.ones_like(p), p], 0.0) * self.frame_period_s
         # across a gap, only the share of the switches that falls into observed time

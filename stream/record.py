@@ -15,12 +15,10 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from stream.crashsafe import HDF5_ERRORS, lock, repair
+from stream.crashsafe import HDF5_ERRORS
+from stream.filelock import lock
 from stream.frame import Encoding, Frame, Gap, Item, RecordingError, SeriesHeader
-from stream.nexus import read_header, read_ledger
 from stream.series_file import SeriesFile
-
-__all__ = ["Recorder", "read_header", "read_ledger", "repair"]
 
 log = logging.getLogger(__name__)
 

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from stream.matching import crowded, match, nearest, neighbours, spacing
-
-UNOBSERVED, MISSED, DETECTED = 0, 1, 2  # codes of what a frame says of a place; above: score bins
+from stream.places import DETECTED, MISSED, UNOBSERVED, Places
 
 _GATE = 0.35  # of the spacing: a column nearer than this to a site is its column
 _APART = 0.5  # no two sites closer than this
 _MARGIN = 0.5  # of the spacing: nearer to the border, detection is not to be trusted
 _NEIGHBOUR = 1.5
 _MOST_NEIGHBOURS = 8
+_VIEW_PX = 4.0  # shifts of past frames are remembered so closely
 _FEW = 8  # points from which a spacing can be measured
 
 
@@ -33,11 +33,13 @@ class Sighting:
     code : (m,) u1 per site, new ones included: UNOBSERVED, MISSED, or DETECTED + score bin.
     history : (memory - 1, b) u1, the codes of the b sites born in this frame in the frames before it,
         oldest first; they are the last b of the m.
+    empty_frames : (b,) f8, how many frames before those had the place in view, and nothing there.
     """
 
     column_site: np.ndarray
     code: np.ndarray
     history: np.ndarray
+    empty_frames: np.ndarray
 
 
 class SiteMap:
@@ -88,9 +90,10 @@ class SiteMap:
         self.forget_frames = forget_frames
         self.version = 0
         self._shape = np.asarray(shape_yx, np.float64)
-        self._sites = _Places(memory)
-        self._candidates = _Places(memory)
+        self._sites = Places(memory)
+        self._candidates = Places(memory)
         self._in_view = np.zeros((memory, 3))  # of the last frames: shift y, x in px, and 1 if observed
+        self._views: dict[tuple[int, int], int] = {}  # rounded shifts of all frames before those
         self.neighbours = np.empty((0, _MOST_NEIGHBOURS), np.int64)
 
     def __len__(self) -> int:
@@ -144,6 +147,10 @@ class SiteMap:
         """
         shift = np.asarray(shift_yx_px, np.float64)
         n = len(yx_px)
+        y, x, observed = self._in_view[0]
+        if observed:
+            view = round(y / _VIEW_PX), round(x / _VIEW_PX)
+            self._views[view] = self._views.get(view, 0) + 1
         self._in_view[:-1] = self._in_view[1:]
         self._in_view[-1] = (*shift, 0.0 if lost else 1.0)
         if lost:
@@ -151,7 +158,7 @@ class SiteMap:
             self._candidates.see(UNOBSERVED)
             self._candidates.keep(np.any(self._candidates.code > MISSED, axis=0))
             none = np.empty((self.memory - 1, 0), np.uint8)
-            return Sighting(np.full(n, -1, np.int64), self._sites.code[-1], none)
+            return Sighting(np.full(n, -1, np.int64), self._sites.code[-1], none, np.empty(0))
 
         if len(self) < _FEW and n >= _FEW:
             self._measure_spacing((yx_px - shift) * self.pixel_size_nm)
@@ -170,13 +177,21 @@ class SiteMap:
         rest = rest[place < 0]
         self._open(frame, yx_nm[rest], code[rest], shift)
         history = self._promote()
-        return Sighting(column_site, self._sites.code[-1], history)
+        empty = self._in_view_before(self.yx_nm[len(self) - history.shape[1] :])
+        return Sighting(column_site, self._sites.code[-1], history, empty)
 
     def _visible(self, yx_nm: np.ndarray, shift: np.ndarray, margin: float = _MARGIN) -> np.ndarray:
         """(n,) bool: whether specimen positions lie in the frame, `margin` spacings from its border."""
         yx_px = yx_nm / self.pixel_size_nm + shift
         margin = margin * self.spacing_px
         return np.all((yx_px >= margin) & (yx_px <= self._shape - 1 - margin), axis=1)
+
+    def _in_view_before(self, yx_nm: np.ndarray) -> np.ndarray:
+        """(b,) f8, in how many of the frames before the last `memory` these places were in view."""
+        frames = np.zeros(len(yx_nm))
+        for (y, x), count in self._views.items() if len(yx_nm) else ():
+            frames += count * self._visible(yx_nm, _VIEW_PX * np.array([y, x]), _MARGIN + _GATE)
+        return frames
 
     def _measure_spacing(self, yx_nm: np.ndarray) -> None:
         measured = spacing(yx_nm)
@@ -222,66 +237,23 @@ class SiteMap:
     def state(self) -> dict[str, np.ndarray]:
         """All that `restore` needs, as copies."""
         scalars = np.array([self.spacing_nm, self.version])
-        state = {"scalars": scalars, "in_view": self._in_view.copy(), "neighbours": self.neighbours.copy()}
+        views = np.array([(*view, count) for view, count in self._views.items()], np.int64).reshape(-1, 3)
+        state = {
+            "scalars": scalars,
+            "in_view": self._in_view.copy(),
+            "views": views,
+            "neighbours": self.neighbours.copy(),
+        }
         for name, places in (("sites", self._sites), ("candidates", self._candidates)):
-            state |= {f"{name}/{key}": getattr(places, key).copy() for key in _Places.FIELDS}
+            state |= {f"{name}/{key}": getattr(places, key).copy() for key in Places.FIELDS}
         return state
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Go on from a `state()` of a SiteMap made with the same arguments."""
         self.spacing_nm, self.version = float(state["scalars"][0]), int(state["scalars"][1])
         self._in_view = np.array(state["in_view"])
+        self._views = {(y, x): count for y, x, count in state["views"].tolist()}
         self.neighbours = np.array(state["neighbours"])
         for name, places in (("sites", self._sites), ("candidates", self._candidates)):
-            for key in _Places.FIELDS:
+            for key in Places.FIELDS:
                 setattr(places, key, np.array(state[f"{name}/{key}"]))
-
-
-class _Places:
-    """Positions with running mean and variance, and what was seen there in the last frames."""
-
-    FIELDS = ("yx_nm", "variance", "weight", "first", "code")
-
-    def __init__(self, memory: int) -> None:
-        self.yx_nm = np.empty((0, 2))
-        self.variance = np.empty((0, 2))  # nm², of one sighting
-        self.weight = np.empty(0)  # sightings behind the mean
-        self.first = np.empty(0, np.int64)
-        self.code = np.empty((memory, 0), np.uint8)  # oldest first
-
-    def see(self, code: np.ndarray | int) -> None:
-        """Begin a frame: shift what was seen by one, `code` until a column says otherwise."""
-        self.code = np.concatenate([self.code[1:], self.code[:1]])
-        self.code[-1] = code
-
-    def add_columns(self, row: np.ndarray, yx_nm: np.ndarray, code: np.ndarray, forget: float) -> None:
-        """Note that columns (k, 2) were seen at rows (k,), no row twice (Welford's running moments).
-
-        Where the place is out of view, or at the border, that is not evidence.
-        """
-        self.code[-1, row] = np.where(self.code[-1, row] == UNOBSERVED, UNOBSERVED, code)
-        weight = np.minimum(self.weight[row] + 1.0, forget)
-        before = yx_nm - self.yx_nm[row]
-        self.yx_nm[row] += before / weight[:, None]
-        after = yx_nm - self.yx_nm[row]
-        self.variance[row] += (before * after - self.variance[row]) / weight[:, None]
-        self.weight[row] = weight
-
-    def append(self, yx_nm: np.ndarray, first: np.ndarray, code: np.ndarray) -> None:
-        self.yx_nm = np.concatenate([self.yx_nm, yx_nm])
-        self.variance = np.concatenate([self.variance, np.zeros_like(yx_nm)])
-        self.weight = np.concatenate([self.weight, np.ones(len(yx_nm))])
-        self.first = np.concatenate([self.first, first])
-        self.code = np.concatenate([self.code, code], axis=1)
-
-    def take(self, other: _Places, which: np.ndarray) -> None:
-        n = len(self.yx_nm)
-        self.append(other.yx_nm[which], other.first[which], other.code[:, which])
-        self.variance[n:], self.weight[n:] = other.variance[which], other.weight[which]
-
-    def keep(self, which: np.ndarray) -> None:
-        if which.all():
-            return
-        for name in self.FIELDS[:-1]:
-            setattr(self, name, getattr(self, name)[which])
-        self.code = self.code[:, which]

@@ -14,7 +14,8 @@ from stream.emission import Emission
 from stream.hopping import Hop, Hopping
 from stream.maps import SpecimenMap, event_map, occurrence_map
 from stream.occupancy import Occupancy, OccupancyFilter
-from stream.sites import DETECTED, MISSED, SiteMap
+from stream.places import DETECTED, MISSED
+from stream.sites import SiteMap
 
 _MEMORY = 10  # frames of which candidates keep what was seen
 
@@ -112,7 +113,11 @@ class Tracker:
         if born:
             self.emission.add(born)
             known = len(self.occupancy)
-            self.occupancy.add(self.emission.log_ratio(sighting.history, known), sighting.history >= MISSED)
+            self.occupancy.add(
+                self.emission.log_ratio(sighting.history, known),
+                sighting.history >= MISSED,
+                sighting.empty_frames,
+            )
         evidence = self.emission.log_ratio(sighting.code)
         neighbours = self.sites.neighbours
         smoothed = self.occupancy.update(frame, t_ns, evidence, sighting.code >= MISSED, neighbours)

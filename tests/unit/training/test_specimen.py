@@ -30,8 +30,8 @@ SMALL = SpecimenSettings(side_px=96, diameter_angstrom=(9.0, 11.0), support_frac
     ],
 )
 def test_columns_of_a_known_crystal(zone, spacing, per_cell_area):
-    grid = np.stack(np.meshgrid(*[np.arange(-7, 8)] * 3, indexing="ij"), -1).reshape(-1, 3)
-    sites = grid[(grid.sum(1) % 2 == 0) & ((grid**2).sum(1) <= 49)]
+    grid = np.stack(np.meshgrid(*[np.arange(-13, 14)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    sites = grid[(grid.sum(1) % 2 == 0) & ((grid**2).sum(1) <= 13**2)]
     xyz = zone_rotation(zone, 0.3, 0.0, 0.0).apply(sites / 2)
     column = columns_of(sites, zone)
     count = np.bincount(column)
@@ -40,8 +40,8 @@ def test_columns_of_a_known_crystal(zone, spacing, per_cell_area):
     assert spread < 1e-12  # every atom of a column lies on one line along the beam
     distance = cKDTree(centre).query(centre, k=2)[0][:, 1]
     assert np.median(distance) == pytest.approx(spacing, rel=1e-9)
-    disc = np.count_nonzero(np.hypot(*centre.T) < 2.5)
-    assert disc == pytest.approx(np.pi * 2.5**2 / per_cell_area, rel=0.1)
+    disc = np.count_nonzero(np.hypot(*centre.T) < 5.1)
+    assert disc == pytest.approx(np.pi * 5.1**2 / per_cell_area, rel=0.04)
 
 
 def test_a_particle_is_compact_and_its_columns_are_where_its_atoms_are():

@@ -1,8 +1,8 @@
-"""Take the marks of a killed writer off an HDF5 file, as `h5clear` would, which no wheel carries.
+"""The first 48 bytes of an HDF5 file, where a writer leaves its mark, and which nobody's wheel can mend.
 
 A file being written in SWMR mode says so in the flags of its superblock, and HDF5 refuses to open it for
-plain reading, for ever after if its writer was killed. The superblock is 48 bytes: signature, version,
-sizes, flags, four addresses (base, extension, end of file, root group) and the checksum of all that.
+plain reading, for ever after if its writer was killed. The superblock: signature, version, sizes, flags,
+four addresses (base, extension, end of file, root group), and the checksum of all that.
 [HDF5 File Format Specification 3.0, section II.A]
 """
 
@@ -10,50 +10,10 @@ from __future__ import annotations
 
 import os
 import struct
-import time
-from pathlib import Path
 from typing import NamedTuple
 
-from stream.filelock import lock
-from stream.frame import RecordingError
-
 _LAYOUT = struct.Struct("<8sBBBB4Q")
-_BINARY = getattr(os, "O_BINARY", 0)
-
-
-def repair(path: Path) -> bool:
-    """Make a file openable whose writer was killed at a bad moment; return whether it needed that.
-
-    A file that is being written, or is no HDF5 file, is left as it is.
-
-    Raises
-    ------
-    RecordingError
-        If the file needs repair and cannot be written.
-    """
-    deadline = time.monotonic() + 1.0
-    while True:
-        with open(path, "rb") as file:
-            superblock = _Superblock.read(file.fileno())
-            if superblock is None or superblock.lets_in(os.fstat(file.fileno()).st_size):
-                return False
-        try:
-            fd = os.open(path, os.O_RDWR | _BINARY)
-        except OSError as error:
-            raise RecordingError(
-                f"{path} was left marked as open by a program that was killed, and cannot be repaired where "
-                f"it is: {error.strerror}. Make it writable, or copy it to where it can be written"
-            ) from error
-        try:
-            if lock(fd, shared=False):
-                mend(fd)
-                return True
-        finally:
-            os.close(fd)
-        # Its writer is alive, and takes the mark off itself within a moment.
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
+_OURS = (b"\x89HDF\r\n\x1a\n", 3, 8, 8)  # signature, version, bytes of an offset and of a length
 
 
 def mend(fd: int) -> None:
@@ -62,14 +22,14 @@ def mend(fd: int) -> None:
     The end must be the true one: after a kill in the middle of a flush, there are chunks beyond the end
     that the superblock knew, and HDF5 would refuse to read them.
     """
-    superblock = _Superblock.read(fd)
+    superblock = Superblock.read(fd)
     size = os.fstat(fd).st_size
     if superblock is not None and (superblock.flags, superblock.end) != (0, size):
         os.lseek(fd, 0, os.SEEK_SET)
         os.write(fd, superblock._replace(flags=0, end=size).pack())
 
 
-class _Superblock(NamedTuple):
+class Superblock(NamedTuple):
     """The first 44 bytes of an HDF5 file of version 1.10 and later; their checksum follows."""
 
     signature: bytes
@@ -83,14 +43,14 @@ class _Superblock(NamedTuple):
     root: int
 
     @classmethod
-    def read(cls, fd: int) -> _Superblock | None:
+    def read(cls, fd: int) -> Superblock | None:
         """The superblock of an open file, or None if it is not of the kind that needs mending."""
         os.lseek(fd, 0, os.SEEK_SET)
         found = os.read(fd, _LAYOUT.size)
         if len(found) != _LAYOUT.size:
             return None
         block = cls(*_LAYOUT.unpack(found))
-        return block if block[:4] == (b"\x89HDF\r\n\x1a\n", 3, 8, 8) else None
+        return block if block[:4] == _OURS else None
 
     def lets_in(self, size: int) -> bool:
         """Whether HDF5 opens a file of that size for reading."""

@@ -1,0 +1,57 @@
+"""Places of the specimen: where they are, how well that is known, and what was lately seen there."""
+
+from __future__ import annotations
+
+import numpy as np
+
+UNOBSERVED, MISSED, DETECTED = 0, 1, 2  # codes of what a frame says of a place; above: score bins
+
+
+class Places:
+    """Positions with running mean and variance, and what was seen there in the last frames."""
+
+    FIELDS = ("yx_nm", "variance", "weight", "first", "code")
+
+    def __init__(self, memory: int) -> None:
+        self.yx_nm = np.empty((0, 2))
+        self.variance = np.empty((0, 2))  # nm², of one sighting
+        self.weight = np.empty(0)  # sightings behind the mean
+        self.first = np.empty(0, np.int64)
+        self.code = np.empty((memory, 0), np.uint8)  # oldest first
+
+    def see(self, code: np.ndarray | int) -> None:
+        """Begin a frame: shift what was seen by one, `code` until a column says otherwise."""
+        self.code = np.concatenate([self.code[1:], self.code[:1]])
+        self.code[-1] = code
+
+    def add_columns(self, row: np.ndarray, yx_nm: np.ndarray, code: np.ndarray, forget: float) -> None:
+        """Note that columns (k, 2) were seen at rows (k,), no row twice (Welford's running moments).
+
+        Where the place is out of view, or at the border, that is not evidence.
+        """
+        self.code[-1, row] = np.where(self.code[-1, row] == UNOBSERVED, UNOBSERVED, code)
+        weight = np.minimum(self.weight[row] + 1.0, forget)
+        before = yx_nm - self.yx_nm[row]
+        self.yx_nm[row] += before / weight[:, None]
+        after = yx_nm - self.yx_nm[row]
+        self.variance[row] += (before * after - self.variance[row]) / weight[:, None]
+        self.weight[row] = weight
+
+    def append(self, yx_nm: np.ndarray, first: np.ndarray, code: np.ndarray) -> None:
+        self.yx_nm = np.concatenate([self.yx_nm, yx_nm])
+        self.variance = np.concatenate([self.variance, np.zeros_like(yx_nm)])
+        self.weight = np.concatenate([self.weight, np.ones(len(yx_nm))])
+        self.first = np.concatenate([self.first, first])
+        self.code = np.concatenate([self.code, code], axis=1)
+
+    def take(self, other: Places, which: np.ndarray) -> None:
+        n = len(self.yx_nm)
+        self.append(other.yx_nm[which], other.first[which], other.code[:, which])
+        self.variance[n:], self.weight[n:] = other.variance[which], other.weight[which]
+
+    def keep(self, which: np.ndarray) -> None:
+        if which.all():
+            return
+        for name in self.FIELDS[:-1]:
+            setattr(self, name, getattr(self, name)[which])
+        self.code = self.code[:, which]

@@ -1,0 +1,224 @@
+"""How right a network is: precision, recall, F1 and position error against dose, beside a tuned LoG."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_laplace, maximum_filter
+from scipy.spatial import cKDTree
+from torch import nn
+
+from stream.columns import find_columns
+from stream.normalize import Normalizer
+from stream.phantom import Phantom
+from training.dataset import Truth, render
+from training.exitwave import ExitWave
+from training.imaging import draw_conditions, generator_for
+from training.recipe import Recipe
+
+DOSES_E_ANGSTROM2 = (1000.0, 310.0, 100.0, 30.0, 10.0)
+_CANDIDATE = 0.05  # score from which a maximum is kept when thresholds are compared
+_JUDGED_ATOMS = 2  # columns of fewer atoms neither count when found nor when missed
+
+
+@dataclass(frozen=True)
+class Score:
+    """Counts of a one-to-one matching; scores add up over images."""
+
+    found: int = 0
+    missed: int = 0
+    false: int = 0
+    squared_error_nm2: float = 0.0
+    images: int = 0
+
+    def __add__(self, other: Score) -> Score:
+        return Score(
+            self.found + other.found,
+            self.missed + other.missed,
+            self.false + other.false,
+            self.squared_error_nm2 + other.squared_error_nm2,
+            self.images + other.images,
+        )
+
+    @property
+    def precision(self) -> float:
+        """Of the columns reported, those that are there; NaN where none was reported."""
+        return self.found / (self.found + self.false) if self.found + self.false else float("nan")
+
+    @property
+    def recall(self) -> float:
+        """Of the columns that are there, those reported; NaN where there are none."""
+        return self.found / (self.found + self.missed) if self.found + self.missed else float("nan")
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall; NaN where nothing is there and nothing was reported."""
+        total = 2 * self.found + self.missed + self.false
+        return 2 * self.found / total if total else float("nan")
+
+    @property
+    def rms_pm(self) -> float:
+        """Root mean square distance (over both axes together) of the columns found, in pm."""
+        return 1e3 * float(np.sqrt(self.squared_error_nm2 / self.found)) if self.found else float("nan")
+
+
+def match(found_yx: np.ndarray, true_yx: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pair points one to one, nearest pairs first, none farther apart than `radius`.
+
+    Returns
+    -------
+    (k,) i8 indices into `found_yx` (n, 2) and into `true_yx` (m, 2).
+    """
+    if len(found_yx) == 0 or len(true_yx) == 0:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    near = cKDTree(found_yx).sparse_distance_matrix(cKDTree(true_yx), radius, output_type="ndarray")
+    near = near[np.argsort(near["v"], kind="stable")]
+    free_found, free_true = np.ones(len(found_yx), bool), np.ones(len(true_yx), bool)
+    pairs = []
+    for i, j in zip(near["i"], near["j"], strict=True):
+        if free_found[i] and free_true[j]:
+            free_found[i] = free_true[j] = False
+            pairs.append((i, j))
+    return (*np.array(pairs, np.int64).reshape(-1, 2).T,)
+
+
+def judge(found_yx_px: np.ndarray, truth: Truth) -> Score:
+    """Match within half the median nearest-neighbour distance of the true columns."""
+    radius = 0.1 / truth.sampling_nm
+    if len(truth.yx_px) > 1:
+        radius = float(np.median(cKDTree(truth.yx_px).query(truth.yx_px, k=2)[0][:, 1])) / 2
+    i, j = match(found_yx_px, truth.yx_px, radius)
+    judged = truth.atoms >= _JUDGED_ATOMS
+    error = (found_yx_px[i] - truth.yx_px[j])[judged[j]] * truth.sampling_nm
+    found = len(error)
+    return Score(found, int(judged.sum()) - found, len(found_yx_px) - len(i), float((error**2).sum()), 1)
+
+
+def validation_images(
+    recipe: Recipe, waves: Sequence[ExitWave], doses: Iterable[float] = DOSES_E_ANGSTROM2, size: int = 10
+) -> dict[float, list[tuple[np.ndarray, Truth]]]:
+    """The same specimens under the same, usable conditions at every dose in e/Å²; the same at every call.
+
+    Returns
+    -------
+    Per dose, normalized images (ny, nx) f4 with their truth.
+    """
+    conditions = draw_conditions(recipe.imaging, len(waves), recipe.waves.energy_ev, generator_for(4711))
+    shown: dict[float, list[tuple[np.ndarray, Truth]]] = {}
+    for dose in doses:
+        dosed = replace(conditions, dose_e_angstrom2=torch.full((len(waves),), float(dose)))
+        shown[dose] = []
+        for i in range(0, len(waves), size):
+            some = dosed[torch.arange(i, min(i + size, len(waves)))]
+            batch = render(waves[i : i + size], some, recipe, [4711, i, int(dose)])
+            shown[dose] += zip(batch.images[:, 0].numpy(), batch.truths, strict=True)
+    return shown
+
+
+def phantom_images(
+    recipe: Recipe,
+    dose_e_angstrom2: float,
+    contrast: Literal["bright", "dark"],
+    frames: int = 20,
+    seed: int = 0,
+) -> list[tuple[np.ndarray, Truth]]:
+    """Normalized frames (ny, nx) f4 of a simulated session that no training has seen, with their truth."""
+    phantom = Phantom(seed=seed, frames=frames, dose_e_nm2=100 * dose_e_angstrom2, contrast=contrast)
+    truth = phantom.truth
+    size_nm = truth.pixel_size_nm
+    normalizer = Normalizer(truth.shape_yx, recipe.data.normalize_sigma_nm / size_nm)
+    shown = []
+    for index in range(frames):
+        yx = truth.columns(index)
+        shown.append((normalizer(phantom.render(index)), Truth(yx, np.full(len(yx), 99), size_nm, "phantom")))
+    return shown
+
+
+def network_maps(network: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from normalized images (b, 1, ny, nx) f4 to probability maps (b, k, ny/s, nx/s) f4."""
+
+    @torch.inference_mode()
+    def maps(images: np.ndarray) -> np.ndarray:
+        network.eval()
+        return torch.softmax(network(torch.from_numpy(images)).float(), 1).numpy()
+
+    return maps
+
+
+def candidates(
+    maps: Callable[[np.ndarray], np.ndarray],
+    stride: int,
+    shown: Iterable[tuple[np.ndarray, Truth]],
+    recipe: Recipe,
+) -> list[tuple[np.ndarray, np.ndarray, Truth]]:
+    """Per image the maxima above a low score, (n, 2) in pixels, their scores (n,), and the truth."""
+    distance_px = recipe.engine.min_distance_nm / recipe.engine.nominal_nm_px
+    found = []
+    for image, truth in shown:
+        columns = find_columns(
+            maps(image[None, None])[0], stride=stride, threshold=_CANDIDATE, min_distance_px=distance_px
+        )
+        found.append((columns.yx_px.astype(np.float64), columns.score, truth))
+    return found
+
+
+def score_at(found: list[tuple[np.ndarray, np.ndarray, Truth]], threshold: float) -> Score:
+    """The score of all images together at one threshold."""
+    return sum((judge(yx[score >= threshold], truth) for yx, score, truth in found), Score())
+
+
+def evaluate_network(
+    network: nn.Module,
+    shown: dict[float, list[tuple[np.ndarray, Truth]]],
+    recipe: Recipe,
+    threshold: float = 0.5,
+) -> dict[float, Score]:
+    """Scores by dose of a network at one threshold."""
+    maps = network_maps(network)
+    return {
+        dose: score_at(candidates(maps, network.stride, some, recipe), threshold)
+        for dose, some in shown.items()
+    }
+
+
+def best_threshold(by_dose: dict[float, list[tuple[np.ndarray, np.ndarray, Truth]]]) -> float:
+    """The threshold of the highest F1 averaged over doses."""
+    thresholds = np.linspace(0.2, 0.8, 31)
+    mean = [np.mean([score_at(found, t).f1 for found in by_dose.values()]) for t in thresholds]
+    return float(thresholds[int(np.argmax(mean))])
+
+
+def tuned_log(image: np.ndarray, truth: Truth) -> Score:
+    """The best that a Laplacian of Gaussian can do on this image, knowing the truth.
+
+    Scale (1.2 to 5 pixels), sign and threshold are those of the highest F1 against the truth itself.
+    """
+    best = Score(0, int(np.count_nonzero(truth.atoms >= _JUDGED_ATOMS)), 0, 0.0, 1)
+    for sigma in (1.2, 1.7, 2.2, 2.8, 3.5, 4.2, 5.0):
+        response = gaussian_laplace(image.astype(np.float32), sigma)
+        for signed in (response, -response):
+            peak = (signed == maximum_filter(signed, size=2 * round(sigma) + 1)) & (signed > 0)
+            yx = np.argwhere(peak)
+            height = signed[peak]
+            yx = yx + _parabola(signed, yx)
+            for part in np.linspace(0, 1, 24, endpoint=False):
+                score = judge(yx[height >= np.quantile(height, part)], truth)
+                if score.f1 > best.f1:
+                    best = score
+    return best
+
+
+def _parabola(image: np.ndarray, yx: np.ndarray) -> np.ndarray:
+    """Sub-pixel offsets (n, 2) of maxima at integer pixels (n, 2), from a parabola along each axis."""
+    padded = np.pad(image, 1, mode="edge")
+    y, x = yx.T + 1
+    offsets = []
+    for dy, dx in ((1, 0), (0, 1)):
+        before, here, after = padded[y - dy, x - dx], padded[y, x], padded[y + dy, x + dx]
+        curvature = np.minimum(before - 2 * here + after, -1e-12)
+        offsets.append(np.clip((before - after) / (2 * curvature), -0.5, 0.5))
+    return np.stack(offsets, -1)

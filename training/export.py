@@ -1,0 +1,190 @@
+"""From a checkpoint to engines: ONNX in fp32 and int8, each with a manifest, a golden example and measured figures."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from engines.manifest import Manifest
+from training.dataset import DEFAULT_CACHE, TrainingImages, Truth, training_waves, validation_waves
+from training.evaluate import best_threshold, candidates, network_maps, score_at, validation_images
+from training.networks import build_network
+from training.recipe import Recipe
+from training.train import Checkpoint
+
+Shown = dict[float, list[tuple[np.ndarray, Truth]]]  # dose -> images and truths
+log = logging.getLogger(__name__)
+OPSET = 17  # read by OpenVINO and by ONNX Runtime alike
+_GOLDEN_PX = 128
+_CALIBRATION_BATCHES = 40
+_TOLERANCE = {"fp32": 1e-3, "int8": 0.1}  # int8 kernels differ between backends and processors
+
+
+class Probabilities(nn.Module):
+    """What is exported: the network with its softmax, shifted so that a score of 0.5 is the best threshold."""
+
+    def __init__(self, network: nn.Module, threshold: float = 0.5) -> None:
+        super().__init__()
+        self.network = network
+        with torch.no_grad():  # p > t is the same as logit(p) - logit(t) > 0
+            network.head.bias[1:] -= float(np.log(threshold / (1 - threshold)))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(self.network(images), 1)
+
+
+def export(
+    checkpoint: Path | str,
+    name: str,
+    out_dir: Path | str,
+    int8: bool = True,
+    cache: Path | str = DEFAULT_CACHE,
+) -> list[Path]:
+    """Write engines from a trained checkpoint, and measure them on the validation set.
+
+    The fp32 engine is called `name`-fp32 and the quantized one `name`; without `int8` there is only fp32, `name`.
+
+    Returns
+    -------
+    The manifests written.
+    """
+    out, cache = Path(out_dir), Path(cache)
+    out.mkdir(parents=True, exist_ok=True)
+    trained = Checkpoint.load(Path(checkpoint))
+    recipe = trained.recipe
+    network = build_network(recipe.train.network)
+    network.load_state_dict(trained.network)
+    network.eval()
+    judged = validation_images(recipe, validation_waves(recipe, cache))
+    maps = network_maps(network)
+    threshold = best_threshold(
+        {dose: candidates(maps, network.stride, some, recipe) for dose, some in judged.items()}
+    )
+    log.info("best threshold on the validation set %.2f, moved to 0.5", threshold)
+
+    plain = out / (f"{name}-fp32.onnx" if int8 else f"{name}.onnx")
+    to_onnx(Probabilities(network, threshold), plain, network.multiple_of)
+    written = [_finish(plain, trained, "fp32", judged)]
+    if int8:
+        training_waves(recipe, cache)
+        images = TrainingImages(recipe, cache, network.stride)
+        steps = range(0, recipe.train.steps, max(1, recipe.train.steps // _CALIBRATION_BATCHES))
+        quantized = out / f"{name}.onnx"
+        quantize(plain, quantized, [images[step][0].numpy() for step in steps])
+        written.append(_finish(quantized, trained, "int8", judged))
+    return written
+
+
+def to_onnx(model: nn.Module, path: Path, multiple_of: int) -> None:
+    """Write `input` (b, c, ny, nx) -> `probabilities`, with b, ny and nx free."""
+    example = torch.zeros(2, 1, 16 * multiple_of, 12 * multiple_of)
+    torch.onnx.export(
+        model.eval().to(memory_format=torch.contiguous_format),
+        (example,),
+        path,
+        dynamo=False,
+        opset_version=OPSET,
+        input_names=["input"],
+        output_names=["probabilities"],
+        dynamic_axes={"input": {0: "b", 2: "ny", 3: "nx"}, "probabilities": {0: "b", 2: "my", 3: "mx"}},
+    )
+
+
+def quantize(path: Path, out: Path, images: Sequence[np.ndarray]) -> None:
+    """Post-training quantization to int8 (NNCF): quantize and dequantize nodes in ONNX, scales from `images`."""
+    import nncf
+
+    model = onnx.load(path)
+    # a batch per image: the statistics are those of single images; symmetric, as int8 kernels want them
+    singles = [image[None] for batch in images for image in batch]
+    data = nncf.Dataset(singles, lambda image: {"input": image})
+    quantized = nncf.quantize(
+        model,
+        data,
+        preset=nncf.QuantizationPreset.PERFORMANCE,
+        subset_size=len(singles),
+        fast_bias_correction=True,
+    )
+    onnx.save(quantized, out)
+
+
+def openvino_maps(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Run an ONNX file in OpenVINO, in fp32 where it is not quantized: images (b, 1, ny, nx) -> maps."""
+    import openvino
+
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda images: compiled(images)[0].copy()
+
+
+def onnxruntime_maps(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Run an ONNX file in ONNX Runtime on the CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {"input": images})[0]
+
+
+def _finish(path: Path, trained: Checkpoint, precision: str, judged: Shown) -> Path:
+    """Measure an ONNX file, check that two runtimes agree on it, and write its golden example and manifest."""
+    recipe: Recipe = trained.recipe
+    network = build_network(recipe.train.network)
+    maps = openvino_maps(path)
+    golden = _golden(judged)
+    output = maps(golden)
+    difference = float(np.abs(onnxruntime_maps(path)(golden) - output).max())
+    if difference > _TOLERANCE[precision]:
+        raise RuntimeError(
+            f"{path}: OpenVINO and ONNX Runtime differ by {difference:.3g} in probability, expected at most "
+            f"{_TOLERANCE[precision]}: do not ship it; look at the quantization"
+        )
+    golden_path = path.with_suffix(".npz")
+    np.savez_compressed(golden_path, input=golden, output=output)
+    metrics: dict[str, float] = {}
+    for dose, some in judged.items():
+        score = score_at(candidates(maps, network.stride, some, recipe), 0.5)
+        log.info("%s at %g e/Å²: F1 %.4f, rms %.1f pm", path.stem, dose, score.f1, score.rms_pm)
+        at = f"{dose:g}_e_angstrom2"
+        metrics |= {
+            f"f1_{at}": round(score.f1, 4),
+            f"precision_{at}": round(score.precision, 4),
+            f"recall_{at}": round(score.recall, 4),
+            f"rms_pm_{at}": round(score.rms_pm, 2),
+        }
+    low, high = recipe.specimen.sampling_angstrom_px
+    manifest = Manifest(
+        name=path.stem,
+        description=recipe.engine.description,
+        onnx=path.name,
+        golden=golden_path.name,
+        golden_tolerance=_TOLERANCE[precision],
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        classes=("background", "column"),
+        nominal_nm_px=recipe.engine.nominal_nm_px,
+        sampling_nm_px=(low / 10, high / 10),
+        normalize_sigma_nm=recipe.data.normalize_sigma_nm,
+        stride=network.stride,
+        multiple_of=network.multiple_of,
+        threshold=0.5,
+        min_distance_nm=recipe.engine.min_distance_nm,
+        precision=precision,  # type: ignore[arg-type]
+        recipe=recipe.name,
+        commit=trained.commit,
+        licence=recipe.engine.licence,
+        metrics=metrics,
+    )
+    manifest.save(path.with_suffix(".toml"))
+    return path.with_suffix(".toml")
+
+
+def _golden(judged: Shown) -> np.ndarray:
+    """The corner with most columns of the validation images at the highest dose, (1, 1, n, n) f4."""
+    n = _GOLDEN_PX
+    image, _ = max(next(iter(judged.values())), key=lambda shown: (shown[1].yx_px < n).all(1).sum())
+    return np.ascontiguousarray(image[None, None, :n, :n])

@@ -1,0 +1,126 @@
+"""The reference FusionNet (Madsen et al. 2018, section 2.2) and its fast relatives.
+
+Every network maps normalized images (b, c, ny, nx) to logits (b, k + 1, ny / stride, nx / stride); both sides of
+the input must be multiples of `multiple_of`.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import nn
+
+NetworkName = Literal["slim16_s2", "slim24_s2", "fn16_s2", "fusionnet32"]
+
+
+class Slim(nn.Module):
+    """Two conv3x3 per block behind a space-to-depth stem; the map comes out at the stem's resolution.
+
+    Convolution, batch norm, ReLU in this order: it quantizes well, and the norm folds into the convolution.
+    Four levels of F, 2F, 4F, 6F features with additive skips; the coarsest has a residual block more, for a view of
+    240 pixels: whether atoms are dark or bright is told by the particle's edge, not by its bulk.
+    """
+
+    def __init__(self, features: int, stride: int = 2, channels: int = 1, classes: int = 1) -> None:
+        super().__init__()
+        self.stride, self.multiple_of = stride, stride * 8
+        widths = [features * k for k in (1, 2, 4, 6)]
+        self.stem = nn.PixelUnshuffle(stride)
+        self.pool = nn.MaxPool2d(2)
+        inputs = [channels * stride**2, *widths]
+        self.down = nn.ModuleList([_block(a, b) for a, b in zip(inputs, widths, strict=False)])
+        self.deep = _block(widths[-1], widths[-1])
+        self.up = nn.ModuleList([nn.ConvTranspose2d(b, a, 2, 2) for a, b in pairwise(widths)])
+        self.join = nn.ModuleList([_block(w, w) for w in widths[:-1]])
+        self.head = nn.Conv2d(features, classes + 1, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.down[0](self.stem(images))
+        skips = []
+        for level in self.down[1:]:
+            skips.append(x)
+            x = level(self.pool(x))
+        x = x + self.deep(x)
+        for up, join, skip in reversed(list(zip(self.up, self.join, skips, strict=True))):
+            x = join(torch.relu(skip + up(x)))  # never negative: unsigned eight bits hold it to the last one
+        return self.head(x)
+
+
+class FusionNet(nn.Module):
+    """Four levels of F to 8F features with residual blocks and additive long skips.
+
+    At each level, down and up: conv3x3, a residual block of three conv3x3, conv3x3. `stride` 1 is the paper's
+    network, with ReLU before batch norm; behind a stem (`stride` 2) the norm comes first, to quantize well.
+    """
+
+    def __init__(self, features: int, stride: int = 1, channels: int = 1, classes: int = 1) -> None:
+        super().__init__()
+        self.stride, self.multiple_of = stride, stride * 8
+        norm_first = stride > 1
+        widths = [features * 2**level for level in range(4)]
+        self.stem = nn.PixelUnshuffle(stride) if stride > 1 else nn.Identity()
+        inputs = [channels * stride**2, *widths]
+        self.down = nn.ModuleList(
+            [_FusionLevel(a, b, norm_first) for a, b in zip(inputs, widths, strict=False)]
+        )
+        self.up = nn.ModuleList([nn.ConvTranspose2d(2 * w, w, 4, 2, 1) for w in widths[:-1]])
+        self.join = nn.ModuleList([_FusionLevel(w, w, norm_first) for w in widths[:-1]])
+        self.pool = nn.MaxPool2d(2)
+        self.head = nn.Conv2d(features, classes + 1, 1)
+        for transposed in self.up:
+            _bilinear_(transposed.weight)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.down[0](self.stem(images))
+        skips = []
+        for level in self.down[1:]:
+            skips.append(x)
+            x = level(self.pool(x))
+        for up, join, skip in reversed(list(zip(self.up, self.join, skips, strict=True))):
+            x = join(skip + up(x))
+        return self.head(x)
+
+
+class _FusionLevel(nn.Module):
+    def __init__(self, inputs: int, outputs: int, norm_first: bool) -> None:
+        super().__init__()
+        self.enter = _conv_norm(inputs, outputs, norm_first)
+        self.residual = nn.Sequential(*[_conv_norm(outputs, outputs, norm_first) for _ in range(3)])
+        self.leave = _conv_norm(outputs, outputs, norm_first)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.enter(x)
+        return self.leave(x + self.residual(x))
+
+
+def build_network(name: NetworkName, channels: int = 1, classes: int = 1) -> Slim | FusionNet:
+    """A network by the name of its kind, its features and its stride."""
+    if name == "fusionnet32":
+        return FusionNet(32, 1, channels, classes)
+    if name == "fn16_s2":
+        return FusionNet(16, 2, channels, classes)
+    return Slim(24 if name == "slim24_s2" else 16, 2, channels, classes)
+
+
+def _conv_norm(inputs: int, outputs: int, norm_first: bool = True) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=not norm_first)
+    norm = nn.BatchNorm2d(outputs)
+    return nn.Sequential(conv, norm, nn.ReLU()) if norm_first else nn.Sequential(conv, nn.ReLU(), norm)
+
+
+def _block(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(*_conv_norm(inputs, outputs), *_conv_norm(outputs, outputs))
+
+
+def _bilinear_(weight: torch.Tensor) -> None:
+    """Fill a (in, out, 4, 4) transposed convolution so that it enlarges by two bilinearly, averaging channel pairs."""
+    tent = torch.tensor([0.25, 0.75, 0.75, 0.25])
+    inputs, outputs = weight.shape[:2]
+    spread = math.ceil(inputs / outputs)
+    with torch.no_grad():
+        weight.zero_()
+        for i in range(inputs):
+            weight[i, i % outputs] = torch.outer(tent, tent) / spread
