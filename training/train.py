@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import logging
+import pickle
 import subprocess
 import time
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ class Checkpoint:
         try:
             stored = torch.load(path, map_location="cpu", weights_only=True)
             return cls(**{**stored, "recipe": Recipe.model_validate_json(stored["recipe"])})
-        except (RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
+        except (RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
             raise TrainingError(
                 f"{path} is not a checkpoint that can be read ({error}); train anew"
             ) from error

@@ -1,0 +1,303 @@
+"""The result of a replay: documented HDF5 tables.
+
+Layout of a result file (plain h5py reads it)::
+
+    /            @creator, @version, @complete (False where the replay was stopped early), @header (JSON),
+                 @settings (site.toml), @engine (its manifest)
+    /columns     COLUMNS: a row per column found and frame
+    /sites       SITES: a row per site, at the end of the replay
+    /occupancy   frame (n,), t_ns (n,), p (n, m) f2: P(occupied | all frames so far) of site k in column k;
+                 NaN before the site was known
+    /events      EVENTS: appearances, disappearances and hops
+    /hops        HOPS: the hops among them, from where to where
+    /maps        events, occurrence: (ny, nx) f4 with @yx_origin_nm, @nm_per_px
+    /ledger      LEDGER: a row per frame analysed and per gap; together they hold every index once
+
+Every table has @description and, per field, @<field> with its meaning and unit. It is written under
+another name and renamed when it is done: a replay that fails leaves no file that looks whole.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from stream.frame import Gap, RecordingError, SeriesHeader
+from stream.hopping import Hop
+from stream.maps import SpecimenMap
+from stream.segment import header_to_bytes
+from stream.tracking import Tracker
+
+if TYPE_CHECKING:
+    from stream.pipeline import Seen
+
+ROWS_AT_ONCE = 50_000
+
+Fields = dict[str, tuple[str, str]]
+
+COLUMNS: Fields = {
+    "frame": ("<i8", "index of the frame, the detector's number"),
+    "y_px": ("<f4", "position, pixels of the frame, from the centre of the first pixel"),
+    "x_px": ("<f4", "position, pixels of the frame, from the centre of the first pixel"),
+    "sigma_px": ("<f4", "width of the peak in the probability map, pixels of the frame"),
+    "score": ("<f4", "probability of a column at its maximum"),
+    "kind": ("u1", "class: index into the engine's classes"),
+    "site": ("<i8", "number of its site, -1 where it has none"),
+}
+EVENTS: Fields = {
+    "frame": ("<i8", "index of the first frame that shows it"),
+    "t_ns": ("<i8", "time of that frame by the detector's clock, ns"),
+    "kind": ("S9", "appear, disappear or hop"),
+    "from_site": ("<i8", "the site that emptied, -1 for an appearance"),
+    "to_site": ("<i8", "the site that filled, -1 for a disappearance"),
+    "probability": ("<f4", "that it happened, and for a hop that the two sites belong together"),
+    "y_nm": ("<f8", "where (a hop: from where), specimen's frame, nm"),
+    "x_nm": ("<f8", "where (a hop: from where), specimen's frame, nm"),
+}
+HOPS: Fields = {
+    **{k: v for k, v in EVENTS.items() if k != "kind"},
+    "to_y_nm": ("<f8", "to where, specimen's frame, nm"),
+    "to_x_nm": ("<f8", "to where, specimen's frame, nm"),
+}
+SITES: Fields = {
+    "site": ("<i8", "its number, for ever"),
+    "y_nm": ("<f8", "position, specimen's frame (the first frame's), nm"),
+    "x_nm": ("<f8", "position, specimen's frame (the first frame's), nm"),
+    "y_error_nm": ("<f8", "standard error of the position, nm"),
+    "x_error_nm": ("<f8", "standard error of the position, nm"),
+    "born_frame": ("<i8", "the frame that first gave evidence of it"),
+    "observed_s": ("<f8", "time it was observed, s"),
+    "occupied_s": ("<f8", "expected part of that time in which it was occupied, s"),
+    "appeared": ("<i8", "events: filled, from nowhere known"),
+    "disappeared": ("<i8", "events: emptied, to nowhere known"),
+    "hopped_away": ("<i8", "events: emptied to a neighbouring site"),
+    "hopped_here": ("<i8", "events: filled from a neighbouring site"),
+    "raw_flips": ("<i8", "detected in one frame and not in the next, or the reverse; for comparison"),
+    "event_rate_hz": ("<f8", "events per second observed"),
+    "event_rate_low_hz": ("<f8", "lower end of the 95 % interval (Garwood)"),
+    "event_rate_high_hz": ("<f8", "upper end of the 95 % interval (Garwood)"),
+    "fast": ("?", "switches too often for the frame period: its rates are too low"),
+}
+LEDGER: Fields = {
+    "frame": ("<i8", "index of the frame, or of the first of the gap"),
+    "count": ("<i8", "1, or the frames of the gap"),
+    "state": ("S12", "analysed, or the reason of the gap"),
+    "t_ns": ("<i8", "time by the detector's clock, ns; -1 in a gap"),
+    "columns": ("<i8", "columns found"),
+    "drift_y_px": ("<f8", "how far the specimen has moved since the first frame, pixels"),
+    "drift_x_px": ("<f8", "how far the specimen has moved since the first frame, pixels"),
+    "residual_px": ("<f8", "rms distance of columns from their sites after that shift, pixels"),
+}
+TABLES: dict[str, tuple[str, Fields]] = {
+    "columns": ("Every column found in every frame", COLUMNS),
+    "events": ("What happened, in order of time", EVENTS),
+    "hops": ("The hops among the events", HOPS),
+    "sites": ("Every site, at the end", SITES),
+    "ledger": ("What became of every frame", LEDGER),
+}
+
+
+class ResultFile:
+    """Writes one result file; a context manager.
+
+    Parameters
+    ----------
+    path : must not exist.
+    header : of the series, calibrated.
+    settings_toml, engine_toml : in force, copied into the file.
+
+    Raises
+    ------
+    RecordingError
+        If the path is taken or cannot be written.
+    """
+
+    def __init__(self, path: Path, *, header: SeriesHeader, settings_toml: str, engine_toml: str) -> None:
+        if path.exists():
+            raise RecordingError(f"{path} is there already: results are never overwritten; give another name")
+        self.path = path
+        self._partial = path.with_name(path.name + ".partial")
+        try:
+            self._file = h5py.File(self._partial, "w")
+        except OSError as error:
+            raise RecordingError(f"cannot write {self._partial}: {error}; give another place") from error
+        self._rows: dict[str, list[np.ndarray]] = {name: [] for name in TABLES}
+        self._events: list[Hop] = []
+        self._file.attrs.update(
+            {
+                "creator": "hopscope",
+                "version": importlib.metadata.version("hopscope"),
+                "complete": False,
+                "header": header_to_bytes(header)[0].decode(),
+                "settings": settings_toml,
+                "engine": engine_toml,
+            }
+        )
+        for name, (description, fields) in TABLES.items():
+            self._make_table(name, description, fields)
+        self._make_occupancy()
+
+    def add_frame(self, seen: Seen) -> None:
+        """What was made of one frame."""
+        columns, tracked = seen.columns, seen.tracked
+        rows = np.empty(len(columns), _dtype(COLUMNS))
+        rows["frame"] = seen.frame
+        rows["y_px"], rows["x_px"] = columns.yx_px.T
+        rows["sigma_px"], rows["score"], rows["kind"] = columns.sigma_px, columns.score, columns.kind
+        rows["site"] = tracked.column_site
+        self._add("columns", rows)
+        shift = tracked.shift
+        line = (seen.frame, 1, b"analysed", seen.t_ns, len(columns), *shift.yx_px, shift.residual_px)
+        self._add("ledger", np.array([line], _dtype(LEDGER)))
+        self._occupancy.append((seen.frame, seen.t_ns, tracked.occupancy.p_occupied.astype(np.float16)))
+        if len(self._occupancy) == self._occupancy_block:
+            self._write_occupancy()
+        self._events += tracked.events
+
+    def add_gap(self, gap: Gap) -> None:
+        """Frames that were not seen."""
+        line = (gap.first, gap.count, gap.reason.encode(), -1, 0, np.nan, np.nan, np.nan)
+        self._add("ledger", np.array([line], _dtype(LEDGER)))
+
+    def add_events(self, events: list[Hop]) -> None:
+        """Events that were settled at the end of the series."""
+        self._events += events
+
+    def finish(self, tracker: Tracker, maps: dict[str, SpecimenMap], *, complete: bool = True) -> None:
+        """Sites, events with their places, and maps."""
+        self._add("sites", _site_rows(tracker))
+        self._add("events", _event_rows(self._events, tracker.sites.yx_nm))
+        hops = [event for event in self._events if event.kind == "hop"]
+        self._add("hops", _hop_rows(hops, tracker.sites.yx_nm))
+        for name, drawn in maps.items():
+            dataset = self._file.create_dataset(f"maps/{name}", data=drawn.array, compression="gzip")
+            dataset.attrs.update({"yx_origin_nm": drawn.yx_origin_nm, "nm_per_px": drawn.nm_per_px})
+        self._file.attrs["complete"] = complete
+
+    def __enter__(self) -> ResultFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            for name in TABLES:
+                self._write(name)
+            self._write_occupancy()
+        self._file.close()
+        if kind is None:
+            self._partial.replace(self.path)
+        else:
+            self._partial.unlink()
+
+    def _make_table(self, name: str, description: str, fields: Fields) -> None:
+        table = self._file.create_dataset(
+            name, (0,), _dtype(fields), maxshape=(None,), chunks=(4096,), compression="gzip", shuffle=True
+        )
+        table.attrs["description"] = description
+        table.attrs.update({field: meaning for field, (_, meaning) in fields.items()})
+
+    def _make_occupancy(self) -> None:
+        self._occupancy: list[tuple[int, int, np.ndarray]] = []
+        self._occupancy_block = 256
+        group = self._file.create_group("occupancy")
+        group.attrs["description"] = "P(occupied | all frames so far) of every site in every frame"
+        for name, meaning in (("frame", "index of the frame"), ("t_ns", "detector's clock, ns")):
+            group.create_dataset(name, (0,), "<i8", maxshape=(None,)).attrs["meaning"] = meaning
+        p = group.create_dataset(
+            "p", (0, 0), "<f2", maxshape=(None, None), chunks=(self._occupancy_block, 256),
+            compression="gzip", compression_opts=1, shuffle=True, fillvalue=np.float16(np.nan),
+        )  # fmt: skip
+        p.attrs["meaning"] = "row: frame; column: site; NaN before the site was known"
+
+    def _add(self, name: str, rows: np.ndarray) -> None:
+        self._rows[name].append(rows)
+        if sum(len(part) for part in self._rows[name]) >= ROWS_AT_ONCE:
+            self._write(name)
+
+    def _write(self, name: str) -> None:
+        if self._rows[name]:
+            _append(self._file, name, np.concatenate(self._rows[name]))
+            self._rows[name].clear()
+
+    def _write_occupancy(self) -> None:
+        if not self._occupancy:
+            return
+        frames, times, values = zip(*self._occupancy, strict=True)
+        self._occupancy.clear()
+        sites = max(len(p) for p in values)
+        block = np.full((len(values), sites), np.nan, np.float16)
+        for row, p in zip(block, values, strict=True):
+            row[: len(p)] = p
+        _append(self._file, "occupancy/frame", np.array(frames, np.int64))
+        _append(self._file, "occupancy/t_ns", np.array(times, np.int64))
+        table = self._file["occupancy/p"]
+        if not isinstance(table, h5py.Dataset):
+            raise TypeError("occupancy/p is no dataset")
+        before = table.shape[0]
+        table.resize((before + len(block), max(table.shape[1], sites)))
+        table[before:, :sites] = block
+
+
+def read_table(path: Path, name: str) -> np.ndarray:
+    """One table of a result file, as a structured array."""
+    with h5py.File(path, "r") as file:
+        table = file[name]
+        if not isinstance(table, h5py.Dataset):
+            raise RecordingError(f"{path} has no table {name!r}: expected one of {', '.join(TABLES)}")
+        return table[()]
+
+
+def _dtype(fields: Fields) -> np.dtype[Any]:
+    return np.dtype([(name, kind) for name, (kind, _) in fields.items()])
+
+
+def _append(file: h5py.File, name: str, rows: np.ndarray) -> None:
+    table = file[name]
+    if not isinstance(table, h5py.Dataset):
+        raise TypeError(f"{name} is no dataset")
+    before = table.shape[0]
+    table.resize(before + len(rows), axis=0)
+    table[before:] = rows
+
+
+def _site_rows(tracker: Tracker) -> np.ndarray:
+    sites, hopping = tracker.sites, tracker.hopping
+    occupancy = tracker.occupancy.snapshot()
+    rate = hopping.rates(occupancy)["event"]
+    rows = np.empty(len(sites), _dtype(SITES))
+    rows["site"], rows["born_frame"] = sites.site_id, sites.born_frame
+    rows["y_nm"], rows["x_nm"] = sites.yx_nm.T
+    rows["y_error_nm"], rows["x_error_nm"] = sites.error_nm.T
+    rows["observed_s"], rows["occupied_s"] = occupancy.observed_s, occupancy.occupied_s
+    for name, counts in zip(
+        ("appeared", "disappeared", "hopped_away", "hopped_here"), hopping.counts, strict=True
+    ):
+        rows[name] = counts
+    rows["raw_flips"], rows["fast"] = hopping.raw_flips, occupancy.fast
+    rows["event_rate_hz"] = rate.rate_hz
+    rows["event_rate_low_hz"], rows["event_rate_high_hz"] = rate.low_hz, rate.high_hz
+    return rows
+
+
+def _event_rows(events: list[Hop], site_yx_nm: np.ndarray) -> np.ndarray:
+    lines = [
+        (e.frame, e.t_ns, e.kind.encode(), e.from_site, e.to_site, e.probability,
+         *site_yx_nm[e.from_site if e.from_site >= 0 else e.to_site])
+        for e in events
+    ]  # fmt: skip
+    return np.array(lines, _dtype(EVENTS))
+
+
+def _hop_rows(hops: list[Hop], site_yx_nm: np.ndarray) -> np.ndarray:
+    lines = [
+        (e.frame, e.t_ns, e.from_site, e.to_site, e.probability,
+         *site_yx_nm[e.from_site], *site_yx_nm[e.to_site])
+        for e in hops
+    ]  # fmt: skip
+    return np.array(lines, _dtype(HOPS))
