@@ -2,29 +2,27 @@
 
 The occupancy filter takes such ratios and nothing else, so another source of evidence needs only
 to give them. Here they come from detections: P(detected | occupied) and P(detected | empty) per site,
-drawn towards their common value while a site has been seen little, and the distribution of scores.
+drawn towards their common value while a site has been seen little.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from stream.places import DETECTED, MISSED
+from stream.places import DETECTED, MISSED, UNOBSERVED
 
 # of P(detected | empty) and P(detected | occupied): a column seen less often is none; one miss is no proof
 _LOWEST, _HIGHEST = np.array([[0.002], [0.5]]), np.array([[0.25], [0.995]])
-_POOL_FRAMES = 2000.0  # weight of the start values against all sites together, in site-frames
+_POOL_FRAMES = 500.0  # weight of the start values against all sites together, in site-frames
 _SITE_FRAMES = 50.0  # weight of the common value against one site's own record
-_SCORES = 200.0  # weight of equal score distributions against those observed
 
 
 class Emission:
-    """What a detection, a miss, or a score is worth; refined from the smoothed occupancy.
+    """What a detection and a miss are worth; refined from the smoothed occupancy.
 
     Parameters
     ----------
     detect_occupied, detect_empty : P(detected | occupied) and P(detected | empty) to begin with.
-    score_edges : scores that divide the detections into bins, rising; none: a detection is a detection.
     memory_frames : older frames are gradually forgotten.
 
     Raises
@@ -37,7 +35,6 @@ class Emission:
         self,
         detect_occupied: float = 0.9,
         detect_empty: float = 0.05,
-        score_edges: tuple[float, ...] = (),
         memory_frames: float = 2000.0,
     ) -> None:
         if not 0 < detect_empty < detect_occupied < 1:
@@ -45,18 +42,10 @@ class Emission:
                 "a detection must be evidence: expected 0 < detect_empty < detect_occupied < 1, "
                 f"got {detect_empty} and {detect_occupied}"
             )
-        self._edges = np.asarray(score_edges, np.float64)
-        if (np.diff(self._edges) <= 0).any() or len(self._edges) > 250:
-            raise ValueError(f"score_edges must rise, and be at most 250, got {score_edges}")
         self._start = np.array([detect_empty, detect_occupied])
         self._keep = 1.0 - 1.0 / memory_frames
         self._frames = np.zeros((2, 0))  # frames seen empty and occupied, per site
         self._detections = np.zeros((2, 0))
-        self._scores = np.zeros((2, len(self._edges) + 1))
-
-    def bins(self, score: np.ndarray) -> np.ndarray:
-        """(n,) u1, the score bin of each column."""
-        return np.searchsorted(self._edges, score, side="right").astype(np.uint8)
 
     @property
     def pooled(self) -> tuple[float, float]:
@@ -93,36 +82,22 @@ class Emission:
         detect = self.detect[:, first:]
         hit = np.log(detect[1] / detect[0])
         miss = np.log((1.0 - detect[1]) / (1.0 - detect[0]))
-        share = self._scores + _SCORES / self._scores.shape[1]
-        share /= share.sum(axis=1, keepdims=True)
-        score = np.log(share[1] / share[0])[np.maximum(code, DETECTED) - DETECTED]
-        return np.where(code >= DETECTED, hit + score, np.where(code == MISSED, miss, 0.0))
+        return np.where(code == DETECTED, hit, np.where(code == MISSED, miss, 0.0))
 
     def learn(self, code: np.ndarray, p_occupied: np.ndarray) -> None:
-        """Refine from codes (m,) and the smoothed P(occupied) (m,) of the same, earlier frame.
+        """Refine from codes (m,) and the smoothed P(occupied) (m,) of the same frame.
 
         One step of the EM algorithm, online: what was seen counts for either state by its probability.
         """
-        state = np.stack([1.0 - p_occupied, p_occupied]) * (code >= MISSED)
-        seen = state * (code >= DETECTED)
+        state = np.stack([1.0 - p_occupied, p_occupied]) * (code != UNOBSERVED)
         self._frames = self._frames * self._keep + state
-        self._detections = self._detections * self._keep + seen
-        if len(self._edges):
-            at = np.maximum(code, DETECTED) - DETECTED
-            bins = self._scores.shape[1]
-            self._scores *= self._keep
-            self._scores += [np.bincount(at, weights, bins) for weights in seen]
+        self._detections = self._detections * self._keep + state * (code == DETECTED)
 
     def state(self) -> dict[str, np.ndarray]:
         """All that `restore` needs, as copies."""
-        return {
-            "frames": self._frames.copy(),
-            "detections": self._detections.copy(),
-            "scores": self._scores.copy(),
-        }
+        return {"frames": self._frames.copy(), "detections": self._detections.copy()}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Go on from a `state()` of an Emission made with the same arguments."""
         self._frames = np.array(state["frames"])
         self._detections = np.array(state["detections"])
-        self._scores = np.array(state["scores"])

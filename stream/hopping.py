@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import chi2
 
 from stream.occupancy import Occupancy, Smoothed
-from stream.places import DETECTED, MISSED
+from stream.places import DETECTED, UNOBSERVED
 
 _UNKNOWN = -1
 _NS = 1e-9
@@ -140,9 +140,9 @@ class Hopping:
         """Count raw flips of the newest frame; `code` (m,) as in `Sighting`. Returns (m,) bool."""
         self._grow(len(code))
         raw = self._sites["raw"]
-        detected = code >= DETECTED
-        flipped = (code >= MISSED) & (raw != _UNKNOWN) & (raw != detected)
-        raw[code >= MISSED] = detected[code >= MISSED]
+        detected = code == DETECTED
+        flipped = (code != UNOBSERVED) & (raw != _UNKNOWN) & (raw != detected)
+        raw[code != UNOBSERVED] = detected[code != UNOBSERVED]
         self.raw_flips += flipped
         return flipped
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-UNOBSERVED, MISSED, DETECTED = 0, 1, 2  # codes of what a frame says of a place; above: score bins
+UNOBSERVED, MISSED, DETECTED = 0, 1, 2  # what a frame says of a place
 
 
 class Places:
@@ -24,12 +24,12 @@ class Places:
         self.code = np.concatenate([self.code[1:], self.code[:1]])
         self.code[-1] = code
 
-    def add_columns(self, row: np.ndarray, yx_nm: np.ndarray, code: np.ndarray, forget: float) -> None:
+    def add_columns(self, row: np.ndarray, yx_nm: np.ndarray, forget: float) -> None:
         """Note that columns (k, 2) were seen at rows (k,), no row twice (Welford's running moments).
 
         Where the place is out of view, or at the border, that is not evidence.
         """
-        self.code[-1, row] = np.where(self.code[-1, row] == UNOBSERVED, UNOBSERVED, code)
+        self.code[-1, row] = np.where(self.code[-1, row] == UNOBSERVED, UNOBSERVED, DETECTED)
         weight = np.minimum(self.weight[row] + 1.0, forget)
         before = yx_nm - self.yx_nm[row]
         self.yx_nm[row] += before / weight[:, None]

@@ -30,7 +30,7 @@ class Sighting:
     Attributes
     ----------
     column_site : (n,) i8, the site of each column, or -1.
-    code : (m,) u1 per site, new ones included: UNOBSERVED, MISSED, or DETECTED + score bin.
+    code : (m,) u1 per site, new ones included: UNOBSERVED, MISSED or DETECTED.
     history : (memory - 1, b) u1, the codes of the b sites born in this frame in the frames before it,
         oldest first; they are the last b of the m.
     empty_frames : (b,) f8, how many frames before those had the place in view, and nothing there.
@@ -52,7 +52,9 @@ class SiteMap:
     spacing_nm : distance between neighbouring columns, to begin with; measured once there are 8.
     born_after, born_within : a candidate becomes a site when it was seen in `born_after` of the last
         `born_within` frames.
+    birth_score : columns of a lower score count at sites and candidates, but open no candidate.
     memory : frames of which what was seen is kept.
+    forget_frames : sightings after which a position follows rather than settles.
 
     Attributes
     ----------
@@ -72,6 +74,7 @@ class SiteMap:
         *,
         born_after: int = 3,
         born_within: int = 4,
+        birth_score: float = 0.0,
         memory: int = 10,
         forget_frames: float = 1000.0,
     ) -> None:
@@ -87,7 +90,7 @@ class SiteMap:
         self.pixel_size_nm = pixel_size_nm
         self.spacing_nm = spacing_nm
         self.born_after, self.born_within, self.memory = born_after, born_within, memory
-        self.forget_frames = forget_frames
+        self.birth_score, self.forget_frames = birth_score, forget_frames
         self.version = 0
         self._shape = np.asarray(shape_yx, np.float64)
         self._sites = Places(memory)
@@ -133,7 +136,7 @@ class SiteMap:
         return self._sites.code[-1 - frames]
 
     def update(
-        self, frame: int, yx_px: np.ndarray, bins: np.ndarray, shift_yx_px: np.ndarray, *, lost: bool = False
+        self, frame: int, yx_px: np.ndarray, score: np.ndarray, shift_yx_px: np.ndarray, *, lost: bool = False
     ) -> Sighting:
         """Give columns to sites and candidates; open, promote and forget candidates.
 
@@ -141,7 +144,7 @@ class SiteMap:
         ----------
         frame : its index.
         yx_px : (n, 2), the columns found, in the frame's pixels.
-        bins : (n,) u1, score bin of each column, from 0.
+        score : (n,), of each column.
         shift_yx_px : (2,), where the specimen is in this frame.
         lost : the frame says nothing of the sites.
         """
@@ -156,26 +159,25 @@ class SiteMap:
         if lost:
             self._sites.see(UNOBSERVED)
             self._candidates.see(UNOBSERVED)
-            self._candidates.keep(np.any(self._candidates.code > MISSED, axis=0))
+            self._candidates.keep(np.any(self._candidates.code == DETECTED, axis=0))
             none = np.empty((self.memory - 1, 0), np.uint8)
             return Sighting(np.full(n, -1, np.int64), self._sites.code[-1], none, np.empty(0))
 
         if len(self) < _FEW and n >= _FEW:
             self._measure_spacing((yx_px - shift) * self.pixel_size_nm)
         yx_nm = (np.asarray(yx_px, np.float64) - shift) * self.pixel_size_nm
-        code = (bins + DETECTED).astype(np.uint8)
         self._sites.see(np.where(self._visible(self.yx_nm, shift), MISSED, UNOBSERVED))
         self._candidates.see(np.where(self._visible(self.candidates_yx_nm, shift), MISSED, UNOBSERVED))
         column_site = match(yx_nm, self.yx_nm, self._gate_nm)
         mine = np.flatnonzero(column_site >= 0)
-        self._sites.add_columns(column_site[mine], yx_nm[mine], code[mine], self.forget_frames)
+        self._sites.add_columns(column_site[mine], yx_nm[mine], self.forget_frames)
 
         rest = np.flatnonzero(column_site < 0)
         place = match(yx_nm[rest], self.candidates_yx_nm, self._gate_nm)
         mine = rest[place >= 0]
-        self._candidates.add_columns(place[place >= 0], yx_nm[mine], code[mine], self.forget_frames)
+        self._candidates.add_columns(place[place >= 0], yx_nm[mine], self.forget_frames)
         rest = rest[place < 0]
-        self._open(frame, yx_nm[rest], code[rest], shift)
+        self._open(frame, yx_nm[rest[score[rest] >= self.birth_score]], shift)
         history = self._promote()
         empty = self._in_view_before(self.yx_nm[len(self) - history.shape[1] :])
         return Sighting(column_site, self._sites.code[-1], history, empty)
@@ -198,7 +200,7 @@ class SiteMap:
         if measured > 2 * self.pixel_size_nm:
             self.spacing_nm = measured
 
-    def _open(self, frame: int, yx_nm: np.ndarray, code: np.ndarray, shift: np.ndarray) -> None:
+    def _open(self, frame: int, yx_nm: np.ndarray, shift: np.ndarray) -> None:
         """Open candidates where there is room; what was in view before and not seen counts as missed."""
         free = self._visible(yx_nm, shift)
         free[free] = nearest(yx_nm[free], self.yx_nm, _APART * self.spacing_nm)[0] < 0
@@ -211,13 +213,13 @@ class SiteMap:
             # at the very border, a column found just outside would have opened nothing
             looked = self._visible(yx_nm, np.array([y, x]), _MARGIN + _GATE)
             row[:] = np.where(looked & (observed > 0), MISSED, UNOBSERVED)
-        history[-1] = code[free]
+        history[-1] = DETECTED
         self._candidates.append(yx_nm, np.full(len(yx_nm), frame), history)
 
     def _promote(self) -> np.ndarray:
         """Make sites of the candidates seen often enough, forget those no longer seen."""
         candidates = self._candidates
-        seen = candidates.code[-self.born_within :] > MISSED
+        seen = candidates.code[-self.born_within :] == DETECTED
         ripe = np.flatnonzero(np.count_nonzero(seen, axis=0) >= self.born_after)
         gone = ~np.any(seen, axis=0)
         gone[ripe] = True

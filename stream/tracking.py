@@ -14,7 +14,7 @@ from stream.emission import Emission
 from stream.hopping import Hop, Hopping
 from stream.maps import SpecimenMap, event_map, occurrence_map
 from stream.occupancy import Occupancy, OccupancyFilter
-from stream.places import DETECTED, MISSED
+from stream.places import DETECTED, UNOBSERVED
 from stream.sites import SiteMap
 
 _MEMORY = 10  # frames of which candidates keep what was seen
@@ -56,6 +56,7 @@ class Tracker:
     lag : frames that the smoother looks ahead.
     rate_hz : switches per second of a site to begin with; by default one in 50 frames.
     emission : what detections are worth to begin with.
+    birth_score : a column of a lower score counts at known places, but makes no new one.
 
     Attributes
     ----------
@@ -72,9 +73,11 @@ class Tracker:
         lag: int = 6,
         rate_hz: float | None = None,
         emission: Emission | None = None,
+        birth_score: float = 0.0,
     ) -> None:
         self.drift = Drift(shape_yx)
-        self.sites = SiteMap(shape_yx, pixel_size_nm, spacing_nm, memory=max(lag + 2, _MEMORY))
+        memory = max(lag + 2, _MEMORY)
+        self.sites = SiteMap(shape_yx, pixel_size_nm, spacing_nm, birth_score=birth_score, memory=memory)
         self.emission = Emission() if emission is None else emission
         self.occupancy = OccupancyFilter(frame_period_s, lag=lag, rate_hz=rate_hz)
         self.hopping = Hopping(frame_period_s)
@@ -87,7 +90,7 @@ class Tracker:
         frame, t_ns : index and time by the detector's clock. Frames that were not seen are left
             out: the time that passed is known from `t_ns`.
         yx_px : (n, 2), positions of the columns.
-        score : (n,), their scores, where the emission was made for scores.
+        score : (n,), their scores; needed where `birth_score` is used.
 
         Raises
         ------
@@ -95,11 +98,11 @@ class Tracker:
             For a frame out of order, or positions that are not finite; nothing is changed then.
         """
         yx_px = np.asarray(yx_px, np.float64).reshape(-1, 2)
-        score = np.zeros(len(yx_px)) if score is None else np.asarray(score)
+        score = np.ones(len(yx_px)) if score is None else np.asarray(score)
         if score.shape != (len(yx_px),) or not np.isfinite(yx_px).all() or not np.isfinite(score).all():
             raise ValueError(
-                f"frame {frame}: expected one finite score for each of {len(yx_px)} finite positions, "
-                f"got scores of shape {score.shape}; leave such columns out"
+                f"frame {frame}: expected a finite score for each of {len(yx_px)} finite positions, got scores of "
+                f"shape {score.shape} and values that are not finite; leave such columns out"
             )
         self.occupancy.elapsed_s(frame, t_ns)  # refuses what is out of order
 
@@ -107,7 +110,7 @@ class Tracker:
         pixel_nm = self.sites.pixel_size_nm
         shift = self.drift.update(yx_px, reference_nm / pixel_nm, self.sites.spacing_px)
         lost = shift.lost and trusted
-        sighting = self.sites.update(frame, yx_px, self.emission.bins(score), shift.yx_px, lost=lost)
+        sighting = self.sites.update(frame, yx_px, score, shift.yx_px, lost=lost)
 
         born = sighting.history.shape[1]
         if born:
@@ -115,12 +118,12 @@ class Tracker:
             known = len(self.occupancy)
             self.occupancy.add(
                 self.emission.log_ratio(sighting.history, known),
-                sighting.history >= MISSED,
+                sighting.history != UNOBSERVED,
                 sighting.empty_frames,
             )
         evidence = self.emission.log_ratio(sighting.code)
         neighbours = self.sites.neighbours
-        smoothed = self.occupancy.update(frame, t_ns, evidence, sighting.code >= MISSED, neighbours)
+        smoothed = self.occupancy.update(frame, t_ns, evidence, sighting.code != UNOBSERVED, neighbours)
         flipped = self.hopping.see(sighting.code)
         events: list[Hop] = []
         if smoothed is not None:
@@ -131,7 +134,7 @@ class Tracker:
             sighting.column_site,
             self.sites.yx_nm / pixel_nm + shift.yx_px,
             self.occupancy.snapshot(),
-            sighting.code >= DETECTED,
+            sighting.code == DETECTED,
             flipped,
             events,
         )

@@ -40,8 +40,10 @@ def settings_for(directory: Path, **record: object) -> Settings:
 
 
 @contextmanager
-def session(settings: Settings, *, fps: float = 60, frames: int | None = None) -> Iterator[Supervisor]:
-    detector = (simulated_detector, (settings.camera.endpoint, fps, SHAPE, 3, frames))
+def session(
+    settings: Settings, *, fps: float = 60, frames: int | None = None, shape_px: int = SHAPE
+) -> Iterator[Supervisor]:
+    detector = (simulated_detector, (settings.camera.endpoint, fps, shape_px, 3, frames))
     supervisor = Supervisor(settings, detector)
     try:
         supervisor.start()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 import numpy as np
 from scipy.spatial import cKDTree
 
+from stream.drift import Shift
 from stream.hopping import Hop
+from stream.phantom_truth import Truth
+from stream.tracking import Tracker
 
 SPACING_PX = 12.5  # Au <110> at 0.02 nm/px
 
@@ -55,6 +58,24 @@ class Kinetics:
             for frame, a, b in self.moves.tolist()
             if (frame, a, False) in switches and (frame, b, True) in switches
         }
+
+    def apparent(self, stop: int = 3) -> set[Move]:
+        """All moves, and what two of them look like from one site to another when the site between them is
+        changed for no more than `stop` frames: a stop-over, or a second column that closes the gap."""
+        moves = [tuple(move) for move in self.moves.tolist()]
+        joined = set(moves)
+        for f, a, b in moves:
+            for g, c, d in moves:
+                if abs(g - f) <= stop and ((b == c >= 0 and g >= f) or (a == d >= 0 and g >= f)):
+                    start, end = (a, d) if b == c else (c, b)
+                    joined |= {(f, start, end), (g, start, end)}
+        return joined
+
+
+def of_phantom(truth: Truth) -> Kinetics:
+    """The kinetics of a phantom session."""
+    moves = np.stack([truth.hops[name] for name in ("frame", "from_site", "to_site")], axis=1)
+    return Kinetics(truth.yx_nm / truth.pixel_size_nm, truth.occupancy, moves.astype(np.int64))
 
 
 def particle(radius_px: float, spacing_px: float = SPACING_PX, centre_yx_px=(256.0, 256.0)) -> np.ndarray:
@@ -123,12 +144,6 @@ def walk(rng: np.random.Generator, frames: int, step_px: float = 0.3) -> np.ndar
     return np.concatenate([np.zeros((1, 2)), np.cumsum(rng.normal(0, step_px, (frames - 1, 2)), axis=0)])
 
 
-def true_sites(site_yx_px: np.ndarray, truth_yx_px: np.ndarray, within_px: float = 4.0) -> np.ndarray:
-    """(m,) i8, the true site of each site found, or -1; both at rest."""
-    distance, index = cKDTree(truth_yx_px).query(site_yx_px)
-    return np.where(distance <= within_px, index, -1)
-
-
 def found_switches(events: list[Hop], site_truth: np.ndarray) -> set[Switch]:
     """Every event as switches of true sites; a hop is two. Sites that are not true are below -1."""
     name = np.where(site_truth < 0, -2 - np.arange(len(site_truth)), site_truth)
@@ -157,3 +172,81 @@ def agreement(found: set[_Dated], true: set[_Dated], within: int = 2) -> tuple[s
                     found_left.discard((frame, a, b))
                     break
     return found - found_left, true - true_left
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well events were found. Recalls are of switches and hops between states that last more than
+    `dwell` frames; precisions, of all that was reported."""
+
+    switches: int
+    recall: float
+    precision: float
+    raw_recall: float
+    raw_precision: float
+    hops: int
+    hop_recall: float
+    hop_precision: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.switches} switches: recall {self.recall:.4f}, precision {self.precision:.4f} "
+            f"(raw flips {self.raw_recall:.4f}, {self.raw_precision:.4f}); "
+            f"{self.hops} hops: recall {self.hop_recall:.4f}, precision {self.hop_precision:.4f}"
+        )
+
+
+@dataclass
+class Session:
+    """A tracker, and what it said of the frames it was given."""
+
+    tracker: Tracker
+    pixel_nm: float = 0.02
+
+    def __post_init__(self) -> None:
+        self.events: list[Hop] = []
+        self.shifts: dict[int, Shift] = {}
+        self._flips: list[tuple[int, int, bool]] = []
+
+    def feed(self, frames: Iterable[tuple[int, int, np.ndarray]]) -> Session:
+        for index, t_ns, yx_px in frames:
+            tracked = self.tracker.update(index, t_ns, yx_px)
+            self.events += tracked.events
+            self.shifts[index] = tracked.shift
+            flipped = np.flatnonzero(tracked.flipped)
+            self._flips += [(index, int(site), bool(tracked.detected[site])) for site in flipped]
+        return self
+
+    def finish(self) -> Session:
+        self.events += self.tracker.finish()
+        return self
+
+    def true_sites(self, truth: Kinetics, drift_yx_px: np.ndarray, within_px: float = 4.0) -> np.ndarray:
+        """(m,) i8, the true site of each site found, or -1. The first frame seen is the specimen's frame."""
+        rest = self.tracker.sites.yx_nm / self.pixel_nm - drift_yx_px[min(self.shifts)]
+        distance, index = cKDTree(truth.yx_px).query(rest)
+        return np.where(distance <= within_px, index, -1)
+
+    def score(self, truth: Kinetics, drift_yx_px: np.ndarray, dwell: int = 3, within: int = 2) -> Score:
+        site = self.true_sites(truth, drift_yx_px)
+        known = np.array([index for index, shift in self.shifts.items() if not shift.lost])
+        truth = truth.seen(known)
+        every, long = truth.switches(), truth.switches(dwell)
+        hops, moves = truth.hops(dwell), found_hops(self.events, site)
+        found = found_switches(self.events, site)
+        name = np.where(site < 0, -2 - np.arange(len(site)), site)
+        raw = {(index, int(name[row]), arrival) for index, row, arrival in self._flips}
+        return Score(
+            len(long),
+            _share(agreement(found, long, within)[1], long),
+            _share(agreement(found, every, within)[0], found),
+            _share(agreement(raw, long, within)[1], long),
+            _share(agreement(raw, every, within)[0], raw),
+            len(hops),
+            _share(agreement(moves, hops, within)[1], hops),
+            _share(agreement(moves, truth.apparent(), within)[0], moves),
+        )
+
+
+def _share(part: set[_Dated], whole: set[_Dated]) -> float:
+    return len(part) / len(whole) if whole else 1.0
