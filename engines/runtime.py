@@ -148,6 +148,7 @@ def _openvino(network: bytes, threads: int) -> Run:
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",  # the default is bf16 wherever the processor has it
         "INFERENCE_NUM_THREADS": threads,
+        "ENABLE_CPU_PINNING": False,  # pinned, every process of this machine would want the same core
     }
     core = openvino.Core()
     try:

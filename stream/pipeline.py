@@ -5,6 +5,7 @@ Live (stream.analyse) and in replay (`analyse_recording`) the frames go through 
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -102,7 +103,7 @@ class Analysis:
         decoded_ns = time.perf_counter_ns()
         columns, image = self._finder.find(counts, self.header.bad_pixels)
         found_ns = time.perf_counter_ns()
-        self._expect(frame.series_id, frame.index)
+        self._expect(frame.index)
         t_ns = self._time_ns(frame)
         tracked = self.tracker.update(frame.index, t_ns, columns.yx_px, columns.score)
         tracked_ns = time.perf_counter_ns()
@@ -116,10 +117,15 @@ class Analysis:
         return Seen(frame.index, t_ns, frame.recv_ns, columns, image, tracked, stage_ms)
 
     def miss(self, gap: Gap) -> None:
-        """Note frames that were not seen; the tracker knows from the next frame's time how long it was."""
-        self._expect(gap.series_id, gap.first)
-        self._gaps[gap.reason] += gap.count
-        self._next_index = gap.first + gap.count
+        """Note frames that were not seen; the tracker knows from the next frame's time how long it was.
+
+        After a restart a gap may reach back over frames that the checkpoint remembers: those do not count.
+        """
+        self._expect(gap.first)
+        end = gap.first + gap.count
+        first = gap.first if self._next_index is None else max(gap.first, self._next_index)
+        self._gaps[gap.reason] += max(end - first, 0)
+        self._next_index = max(end, first)
 
     def finish(self) -> list[Hop]:
         """End the series: the events that were held back for confirmation."""
@@ -159,22 +165,26 @@ class Analysis:
         if self.tracker is None or self.header is None or self._next_index is None:
             return {}
         place = np.array([self.header.series_id, self._next_index, *self.header.shape_yx], np.int64)
-        return {"place": place, **self.tracker.state()}
+        counted = np.array(json.dumps([self._counters, self._gaps]))
+        return {"place": place, "counted": counted, **self.tracker.state()}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Go on from a checkpoint when its series is seen again; else it is dropped."""
-        self._restored = state
+        """Go on from a checkpoint: its counters now, its tracker when the same series is seen again."""
+        if state:
+            counters, gaps = json.loads(str(state["counted"]))
+            self._counters, self._gaps = Counter(counters), Counter(gaps)
+            self._restored = state
 
     def _go_on_from_checkpoint(self) -> None:
         state, self._restored = self._restored, None
-        if not state or self.header is None or self.tracker is None:
+        if state is None or self.header is None or self.tracker is None:
             return
         series_id, next_index, ny, nx = (int(v) for v in state["place"])
         if series_id == self.header.series_id and (ny, nx) == self.header.shape_yx:
-            self.tracker.restore({k: v for k, v in state.items() if k != "place"})
+            self.tracker.restore({k: v for k, v in state.items() if k not in ("place", "counted")})
             self._next_index = next_index
 
-    def _expect(self, series_id: int, index: int) -> None:
+    def _expect(self, index: int) -> None:
         """Frames between the last one and this that nobody accounted for were lost in a restart."""
         if self._next_index is not None and index > self._next_index:
             self._gaps["restart"] += index - self._next_index

@@ -80,10 +80,13 @@ class RingWriter:
             with self._lock:
                 segment.shape["ended"][0] = 1
             self._ready.release()
-        elif isinstance(item, Gap):
-            self._put_gap(segment, item)
         else:
-            self._put_frame(segment, item)
+            if segment.shape["first"][0] < 0:
+                segment.shape["first"][0] = item.first if isinstance(item, Gap) else item.index
+            if isinstance(item, Gap):
+                self._put_gap(segment, item)
+            else:
+                self._put_frame(segment, item)
 
     def close(self) -> None:
         if self._segment is not None:
@@ -174,7 +177,9 @@ class RingWriter:
 
 
 class RingReader:
-    """The analyse side. Opening one takes over from a reader that died: its leases are void."""
+    """The analyse side. Opening one takes over from a reader that died: its leases are void, and what it was
+    given comes as a gap, for its heir to compare with what it remembers.
+    """
 
     def __init__(
         self, base: str, ready: Semaphore, freed: Semaphore, *, policy: Policy = "keep-newest"
@@ -233,10 +238,13 @@ class RingReader:
             yield SeriesEnd(self._series_id)
         self._series_id, self._end_told = header.series_id, False
         yield header
+        first, delivered = int(segment.shape["first"][0]), int(segment.shape["delivered"][0])
+        if delivered > first >= 0:
+            yield Gap(header.series_id, first, delivered - first, "restart")
 
     def _drain(self, segment: Segment) -> Iterator[Item]:
         for i in range(int(segment.shape["lost"][0])):
-            yield self._gap(segment.lost[i])
+            yield self._gap(segment, segment.lost[i])
         segment.shape["lost"][0] = 0
         slots = [int(s) for s in segment.ready()]
         frames = [s for s in slots if not segment.table["is_gap"][s]]
@@ -249,17 +257,20 @@ class RingReader:
             segment.table["state"][slot] = FREE
             self._freed.release()
             if row["is_gap"]:
-                yield self._gap(row["gap"])
+                yield self._gap(segment, row["gap"])
             else:
+                segment.shape["delivered"][0] = row["index"] + 1
                 yield Gap(self._series_id, int(row["index"]), 1, "skipped-live")
 
-    def _gap(self, row: np.void) -> Gap:
+    def _gap(self, segment: Segment, row: np.void) -> Gap:
+        segment.shape["delivered"][0] = row["first"] + row["count"]
         return Gap(self._series_id, int(row["first"]), int(row["count"]), REASONS[int(row["reason"])])
 
     def _lease(self, segment: Segment, slot: int) -> Frame:
         row = segment.table[slot]
         row["state"] = LEASED
         segment.leased += 1
+        segment.shape["delivered"][0] = row["index"] + 1
 
         def give_back() -> None:
             with self._lock:

@@ -38,6 +38,7 @@ SHAPE_DTYPE = np.dtype(
     [
         ("slots", "<i8"), ("payload_bytes", "<i8"), ("frame_bytes", "<i8"), ("header_bytes", "<i8"),
         ("mask_bytes", "<i8"), ("order", "<i8"), ("ended", "<i8"), ("lost", "<i8"),
+        ("first", "<i8"), ("delivered", "<i8"),
     ]
 )  # fmt: skip
 
@@ -119,7 +120,7 @@ class Segment:
         shape = np.frombuffer(mapped(memory), SHAPE_DTYPE, 1)
         for key, value in (
             ("slots", slots), ("payload_bytes", payload_bytes), ("frame_bytes", header.frame_bytes),
-            ("header_bytes", len(text)), ("mask_bytes", len(mask)),
+            ("header_bytes", len(text)), ("mask_bytes", len(mask)), ("first", -1), ("delivered", -1),
         ):  # fmt: skip
             shape[key] = value
         del shape

@@ -55,9 +55,9 @@ class Session:
             self._rates = [r for r in self._rates if now - r[0] <= RATE_S] + [(now, analysed)]
 
     def bury(self, name: str) -> None:
-        """A process died: what it had counted stays counted."""
+        """A process died: what it had counted stays counted; analyse itself goes on from its checkpoint."""
         report = self._reports.pop(name, None)
-        if report:
+        if report and name != "analyse":
             self._buried.setdefault(name, []).append(report)
 
     def counter(self, key: str) -> int:

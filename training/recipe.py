@@ -37,7 +37,7 @@ class DataSettings(BaseModel):
 
 
 class TrainSettings(BaseModel):
-    """The descent: AdamW with a one-cycle rate."""
+    """The descent: AdamW with a one-cycle rate, which rises over the first `warm_up` of the steps."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -45,6 +45,7 @@ class TrainSettings(BaseModel):
     loss: Literal["cross-entropy", "mean-squared"] = "cross-entropy"
     steps: int = Field(6000, ge=1)
     peak_rate: float = Field(2e-3, gt=0)
+    warm_up: float = Field(0.1, gt=0, lt=1)
     weight_decay: float = Field(1e-4, ge=0)
     seed: int = 0
     bf16: bool = True

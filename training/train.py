@@ -108,7 +108,9 @@ def train(
     optimizer = torch.optim.AdamW(
         network.parameters(), settings.peak_rate, weight_decay=settings.weight_decay
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.peak_rate, settings.steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.peak_rate, settings.steps, pct_start=settings.warm_up
+    )
     if start is not None:
         network.load_state_dict(start.network)
         optimizer.load_state_dict(start.optimizer)

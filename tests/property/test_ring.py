@@ -176,7 +176,13 @@ def test_a_new_reader_takes_over_a_dead_ones_leases() -> None:
             writer.put(frame(index))
             reader.take(0)  # never released, as if killed
         heir = RingReader(writer._base, threading.Semaphore(0), threading.Semaphore(0))
-        assert isinstance(heir.take(0)[0], SeriesHeader)
+        header, given = heir.take(0)
+        assert isinstance(header, SeriesHeader)
+        assert isinstance(given, Gap)
+        assert (given.first, given.reason) == (0, "restart")
+        assert given.count <= 8  # what the dead one was given; the rest is still in the ring
+        rest = indices(heir.take(0))
+        assert [*range(given.count), *rest] == list(range(8))
         writer.put(frame(100))
         *_, newest = heir.take(0)
         assert isinstance(newest, Frame)

@@ -1,0 +1,110 @@
+"""Drift of simulated columns, known exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from stream.drift import Drift
+from tests.helpers.detections import SPACING_PX, particle, walk
+
+SHAPE = (512, 512)
+JITTER_PX = 0.3
+# of a median over 250 columns: 1.25 sigma / sqrt(n) = 0.024 px per axis; 5 of these
+ERROR_PX = 0.12
+VECTORS = ((0.577 * SPACING_PX, 0.816 * SPACING_PX), (1.154 * SPACING_PX, 0.0))  # of the lattice
+
+
+def columns(rng: np.random.Generator, yx: np.ndarray, shift, seen=0.97, false=5) -> np.ndarray:
+    """What a finder sees of sites at `yx`: misses, jitter, false columns, any order, in the frame."""
+    found = yx[rng.random(len(yx)) < seen] + shift
+    found = found + rng.normal(0, JITTER_PX, found.shape)
+    found = np.concatenate([found, rng.random((false, 2)) * 511])
+    return rng.permutation(found[np.all((found >= 0) & (found <= 511), axis=1)])
+
+
+def warm(rng, sites, drift: Drift, frames: int = 5) -> None:
+    for _ in range(frames):
+        drift.update(columns(rng, sites, 0.0), sites, SPACING_PX)
+
+
+def test_follows_a_random_walk_and_says_how_well():
+    rng = np.random.default_rng(1)
+    sites, drift = particle(110), Drift(SHAPE)
+    for true in walk(rng, 200, 1.0):
+        shift = drift.update(columns(rng, sites, true), sites, SPACING_PX)
+        assert shift.measured
+        assert not shift.lost
+        assert np.abs(shift.yx_px - true).max() < ERROR_PX
+        assert shift.matched > 0.9 * len(sites)
+        assert shift.residual_px == pytest.approx(JITTER_PX * np.sqrt(2), rel=0.25)
+
+
+@pytest.mark.parametrize("jump", [(6.3, 0.0), (-40.0, 25.0), (150.0, -120.0), *VECTORS])
+def test_follows_a_jump_even_by_a_lattice_vector_when_there_is_an_outline(jump):
+    rng = np.random.default_rng(2)
+    sites, drift = particle(70), Drift(SHAPE)
+    warm(rng, sites, drift)
+    for _ in range(3):
+        shift = drift.update(columns(rng, sites, np.array(jump)), sites, SPACING_PX)
+        assert shift.measured
+        assert np.abs(shift.yx_px - jump).max() < 2 * ERROR_PX
+
+
+def test_a_lattice_without_an_outline_moves_by_the_smallest_shift():
+    rng = np.random.default_rng(3)
+    sites, drift = particle(600), Drift(SHAPE)
+    in_view = sites[np.all((sites > 0) & (sites < 511), axis=1)]
+    warm(rng, in_view, drift)
+    for true in (
+        0.1 * np.arange(100)[:, None] * [1.0, -0.5]
+    ):  # 10 px: most of a lattice vector, little by little
+        shift = drift.update(columns(rng, sites, true), sites, SPACING_PX)
+        assert np.abs(shift.yx_px - true).max() < ERROR_PX
+
+
+@pytest.mark.parametrize("what", ["blank", "dim", "noise", "elsewhere"])
+def test_a_frame_that_says_nothing_keeps_the_shift_and_is_lost(what):
+    rng = np.random.default_rng(4)
+    sites, drift = particle(110), Drift(SHAPE)
+    warm(rng, sites, drift)
+    before = drift.update(columns(rng, sites, (3.0, -2.0)), sites, SPACING_PX)
+    useless = {
+        "blank": np.empty((0, 2)),
+        "dim": columns(rng, sites, (3.0, -2.0), seen=0.2),
+        "noise": rng.random((20_000, 2)) * 511,
+        "elsewhere": rng.random((250, 2)) * 511,
+    }[what]
+    for count in (1, 2):
+        shift = drift.update(useless, sites, SPACING_PX)
+        assert shift.lost
+        assert not shift.measured
+        assert np.isnan(shift.residual_px)
+        np.testing.assert_array_equal(shift.yx_px, before.yx_px)
+        assert drift.lost_frames == count
+    shift = drift.update(columns(rng, sites, (30.0, -60.0)), sites, SPACING_PX)  # found again elsewhere
+    assert np.abs(shift.yx_px - (30.0, -60.0)).max() < ERROR_PX
+    assert drift.lost_frames == 0
+
+
+def test_too_few_sites_to_measure_are_not_lost():
+    drift = Drift(SHAPE)
+    shift = drift.update(np.array([[5.0, 5.0]]), np.array([[9.0, 9.0]]), SPACING_PX)
+    assert not shift.measured
+    assert not shift.lost
+    np.testing.assert_array_equal(shift.yx_px, [0.0, 0.0])
+
+
+def test_goes_on_from_its_state():
+    rng = np.random.default_rng(5)
+    sites, drift = particle(110), Drift(SHAPE)
+    frames = [columns(rng, sites, true) for true in walk(rng, 40)]
+    for frame in frames[:20]:
+        drift.update(frame, sites, SPACING_PX)
+    other = Drift(SHAPE)
+    other.restore(drift.state())
+    for frame in [np.empty((0, 2)), *frames[20:]]:
+        a, b = (d.update(frame, sites, SPACING_PX) for d in (drift, other))
+        np.testing.assert_array_equal(a.yx_px, b.yx_px)
+        assert (a.matched, a.lost) == (b.matched, b.lost)
+        assert drift.lost_frames == other.lost_frames

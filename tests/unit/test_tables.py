@@ -1,0 +1,170 @@
+"""A replay's result: documented tables, every index accounted for, and what other programs get of it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from stream.columns import Columns
+from stream.export import export_result
+from stream.frame import Gap, RecordingError, SeriesHeader
+from stream.pipeline import Seen
+from stream.tables import TABLES, ResultFile, read_table
+from stream.tracking import Tracker
+
+SHAPE = (160, 200)
+PIXEL_NM = 0.02
+HEADER = SeriesHeader(5, SHAPE, np.dtype("<u2"), frame_period_s=0.1, pixel_size_nm=PIXEL_NM)
+LATTICE = np.stack(np.meshgrid(np.arange(20, 150, 14), np.arange(20, 190, 14), indexing="ij"), -1)
+SITES = LATTICE.reshape(-1, 2).astype(np.float32)
+WALKER = len(SITES) // 2 + 3
+ABSENT = range(30, 60)  # frames in which one column is gone
+GAP = Gap(5, 70, 5, "wire")
+FRAMES = 100
+
+
+def present(index: int) -> np.ndarray:
+    return SITES[np.arange(len(SITES)) != WALKER] if index in ABSENT else SITES
+
+
+def write_result(path: Path) -> Tracker:
+    tracker = Tracker(SHAPE, PIXEL_NM, 0.1)
+    with ResultFile(path, header=HEADER, settings_toml="[a]\nb = 1\n", engine_toml='name = "x"\n') as result:
+        for index in range(FRAMES):
+            if index == GAP.first:
+                result.add_gap(GAP)
+            if GAP.first <= index < GAP.first + GAP.count:
+                continue
+            yx_px = present(index)
+            n = len(yx_px)
+            columns = Columns(
+                yx_px, np.full(n, 2, np.float32), np.full(n, 0.9, np.float32), np.ones(n, np.uint8)
+            )
+            tracked = tracker.update(index, index * 10**8, yx_px, columns.score)
+            result.add_frame(Seen(index, index * 10**8, 0, columns, np.zeros((1, 1)), tracked, {}))
+        result.add_events(tracker.finish())
+        result.finish(tracker, tracker.maps())
+    return tracker
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tracker]:
+    path = tmp_path_factory.mktemp("tables") / "result.h5"
+    return path, write_result(path)
+
+
+def test_every_field_of_every_table_says_what_it_is(written: tuple[Path, Tracker]) -> None:
+    with h5py.File(written[0], "r") as file:
+        for name in TABLES:
+            table = file[name]
+            assert table.attrs["description"]
+            assert all(table.attrs[field] for field in table.dtype.names)  # pyright: ignore
+        assert file.attrs["settings"] == "[a]\nb = 1\n"
+        assert file.attrs["engine"] == 'name = "x"\n'
+        assert json.loads(str(file.attrs["header"]))["series_id"] == 5
+
+
+def test_the_ledger_holds_every_index_once(written: tuple[Path, Tracker]) -> None:
+    ledger = read_table(written[0], "ledger")
+    covered = [i for row in ledger for i in range(row["frame"], row["frame"] + row["count"])]
+    assert covered == list(range(FRAMES))
+    gap = ledger[ledger["frame"] == GAP.first][0]
+    assert (gap["count"], gap["state"], gap["t_ns"]) == (5, b"wire", -1)
+    analysed = ledger[ledger["state"] == b"analysed"]
+    assert analysed["columns"].tolist() == [len(present(i)) for i in analysed["frame"]]
+
+
+def test_columns_are_those_put_in(written: tuple[Path, Tracker]) -> None:
+    columns = read_table(written[0], "columns")
+    for index in (0, 45, 99):
+        here = columns[columns["frame"] == index]
+        np.testing.assert_array_equal(np.stack([here["y_px"], here["x_px"]], 1), present(index))
+    late = columns[columns["frame"] == 99]
+    assert sorted(late["site"]) == list(range(len(SITES)))
+
+
+def test_occupancy_follows_the_column_that_left(written: tuple[Path, Tracker]) -> None:
+    path, tracker = written
+    with h5py.File(path, "r") as file:
+        p, frame = file["occupancy/p"][()], file["occupancy/frame"][()]  # pyright: ignore
+    assert p.shape == (FRAMES - GAP.count, len(tracker.sites))
+    assert np.isnan(p[0]).all(), "no site is known in the first frame"
+    distance = np.hypot(*(tracker.sites.yx_nm - SITES[WALKER] * PIXEL_NM).T)
+    walker = int(distance.argmin())
+    assert (p[(frame > 35) & (frame < 60), walker] < 0.5).all()
+    assert (p[frame > 65, walker] > 0.5).all()
+
+
+def test_events_and_sites_tell_when_where_and_how_often(written: tuple[Path, Tracker]) -> None:
+    events, sites = (read_table(written[0], name) for name in ("events", "sites"))
+    assert events["kind"].tolist() == [b"disappear", b"appear"]
+    assert events["frame"].tolist() == [ABSENT.start, ABSENT.stop]
+    assert events["t_ns"].tolist() == [ABSENT.start * 10**8, ABSENT.stop * 10**8]
+    where = np.stack([events["y_nm"], events["x_nm"]], 1)
+    np.testing.assert_allclose(where, np.tile(SITES[WALKER] * PIXEL_NM, (2, 1)), atol=1e-3)
+    (site,) = {*events["from_site"], *events["to_site"]} - {-1}
+    busy = sites[(sites["appeared"] + sites["disappeared"]) > 0]
+    assert busy["site"].tolist() == [site]
+    assert 6.0 < busy["occupied_s"][0] < 7.5 < 9.0 < busy["observed_s"][0] < 10.1
+    assert busy["event_rate_low_hz"][0] < busy["event_rate_hz"][0] < busy["event_rate_high_hz"][0]
+    assert len(read_table(written[0], "hops")) == 0
+
+
+def test_maps_know_where_they_are(written: tuple[Path, Tracker]) -> None:
+    with h5py.File(written[0], "r") as file:
+        events = file["maps/events"]
+        scale, origin = float(events.attrs["nm_per_px"]), events.attrs["yx_origin_nm"]
+        peak = np.array(np.unravel_index(np.argmax(events[()]), events.shape))  # pyright: ignore
+        np.testing.assert_allclose(origin + peak * scale, SITES[WALKER] * PIXEL_NM, atol=scale)
+        assert file["maps/occurrence"][()].max() <= 1.0  # pyright: ignore
+
+
+def test_a_result_is_never_overwritten(written: tuple[Path, Tracker]) -> None:
+    before = written[0].read_bytes()
+    with pytest.raises(RecordingError, match="never overwritten"):
+        ResultFile(written[0], header=HEADER, settings_toml="", engine_toml="")
+    assert written[0].read_bytes() == before
+
+
+def test_a_failed_replay_leaves_nothing_that_looks_whole(tmp_path: Path) -> None:
+    path = tmp_path / "result.h5"
+
+    def fail() -> None:
+        with ResultFile(path, header=HEADER, settings_toml="", engine_toml="") as result:
+            result.add_gap(GAP)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert not path.exists()
+
+
+def test_export_writes_what_trackpy_and_people_open(written: tuple[Path, Tracker], tmp_path: Path) -> None:
+    files = export_result(written[0], tmp_path / "csv", tmp_path / "png")
+    assert {f.name for f in files} == {*(f"{name}.csv" for name in TABLES), "events.png", "occurrence.png"}
+    with (tmp_path / "csv" / "columns.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {"y", "x", "frame", "particle", "size"} <= rows[0].keys()
+    columns = read_table(written[0], "columns")
+    assert len(rows) == len(columns)
+    assert [float(rows[7]["y"]), float(rows[7]["x"])] == [columns["y_px"][7], columns["x_px"][7]]
+    for name in ("events", "occurrence"):
+        with Image.open(tmp_path / "png" / f"{name}.png") as picture:
+            assert picture.width > 600
+            assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 50, "a picture, not a blank"
+
+
+def test_export_refuses_what_is_no_result(tmp_path: Path) -> None:
+    path = tmp_path / "other.h5"
+    with h5py.File(path, "w") as file:
+        file["x"] = 1
+    with pytest.raises(RecordingError, match="no result file"):
+        export_result(path, tmp_path, None)
+    with pytest.raises(FileNotFoundError):
+        export_result(tmp_path / "absent.h5", tmp_path, None)
