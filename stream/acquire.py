@@ -18,7 +18,7 @@ from stream.config import Settings
 from stream.frame import Frame, Gap, Item, RecordingError, SeriesEnd, SeriesHeader
 from stream.ingest import ZmqSource
 from stream.record import Recorder
-from stream.ring import RingWriter, Semaphore
+from stream.ring import RingWriter, Semaphore, newest_header
 
 DRAIN_S = 5.0  # how long after "stop" frames already on their way are still taken in
 
@@ -54,6 +54,8 @@ def acquire(
 ) -> None:
     """Run until told to stop; then take in what is still on its way, and close the recording."""
     orders = Orders(connection)
+    if not orders.await_cue():
+        return
     camera = settings.camera
     recorder = None
     if settings.record.enabled:
@@ -73,6 +75,7 @@ def acquire(
         buffer_mib=camera.buffer_mib,
         idle_s=camera.idle_s,
     )
+    former = newest_header(ring)
     writer = RingWriter(ring, ready, freed, budget_bytes=settings.ring.size_mib << 20)
     received = Received()
 
@@ -104,6 +107,8 @@ def acquire(
         deadline_s = float("inf")
         for item in source:
             if item is not None:
+                if isinstance(item, SeriesHeader):
+                    item = _recalled(item, former)
                 received.count(item)
                 writer.put(item)
                 if recorder:
@@ -122,3 +127,11 @@ def acquire(
         if recorder:
             recorder.close()
     orders.say_done(report())
+
+
+def _recalled(header: SeriesHeader, former: SeriesHeader | None) -> SeriesHeader:
+    """What was known of a series before acquire was restarted: its start message is not sent again."""
+    if former is None:
+        return header
+    same = (header.series_id, header.shape_yx, header.dtype) == (former.series_id, former.shape_yx, former.dtype)
+    return former if same and header.pixel_size_nm is None else header

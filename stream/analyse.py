@@ -116,13 +116,27 @@ def analyse(
     except (EngineMismatch, ImportError, OSError) as error:
         connection.send({"type": "refused", "text": str(error)})
         return
+    analysis = Analysis(settings, engine)
+    analysis.warm_up()
+    with engine:
+        if orders.await_cue():
+            _run(orders, settings, analysis, ring, ready, freed, results_endpoint, checkpoint)
+
+
+def _run(
+    orders: Orders,
+    settings: Settings,
+    analysis: Analysis,
+    ring: str,
+    ready: Semaphore,
+    freed: Semaphore,
+    results_endpoint: str,
+    checkpoint: Path,
+) -> None:
     with (
-        engine,
         closing(ResultsPublisher(results_endpoint)) as publisher,
         closing(RingReader(ring, ready, freed)) as reader,
     ):
-        analysis = Analysis(settings, engine)
-        analysis.warm_up()
         state = load_checkpoint(checkpoint)
         if state is not None:
             analysis.restore(state)

@@ -43,9 +43,17 @@ class Orders:
             self.stopped = True
         return self.stopped
 
-    def say_ready(self, **facts: Any) -> None:
-        """Tell that work can begin."""
-        self._say({"type": "ready", **facts})
+    def await_cue(self) -> bool:
+        """Wait, with everything loaded, until work shall begin; False if it never shall (told to stop)."""
+        try:
+            self.stopped = self.stopped or self._connection.recv()["type"] == "stop"
+        except (EOFError, OSError):
+            self.stopped = True
+        return not self.stopped
+
+    def say_ready(self) -> None:
+        """Tell that work has begun."""
+        self._say({"type": "ready"})
 
     def say_done(self, report: dict[str, Any]) -> None:
         """The last report of all."""

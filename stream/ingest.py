@@ -86,10 +86,10 @@ class ZmqSource:
         self._largest_bytes = _LEAST_FRAME_BYTES
         self._socket = zmq.Context.instance().socket(zmq.PULL if pattern == "pull" else zmq.SUB)
         self._socket.setsockopt(zmq.RCVHWM, self._queue_length())
+        self._socket.setsockopt(zmq.RCVTIMEO, _LOOK_MS)
         self._socket.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
-        self._socket.setsockopt(
-            zmq.TCP_KEEPALIVE, 1
-        )  # or a camera that lost power would never be called again
+        # Or a camera that lost power would never be called again.
+        self._socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
         self._socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 10)
         self._socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
         if pattern == "sub":
@@ -98,10 +98,9 @@ class ZmqSource:
             (self._socket.bind if bind else self._socket.connect)(endpoint)
         except zmq.ZMQError as error:
             self._socket.close(linger=0)
-            if error.errno == zmq.EINVAL or error.errno == zmq.EPROTONOSUPPORT:
-                raise ValueError(
-                    f"endpoint: expected such as tcp://192.168.1.5:31001, got {endpoint!r}"
-                ) from error
+            if error.errno in (zmq.EINVAL, zmq.EPROTONOSUPPORT):
+                expected = "endpoint: expected such as tcp://192.168.1.5:31001"
+                raise ValueError(f"{expected}, got {endpoint!r}") from error
             raise OSError(error.errno, f"the camera's endpoint {endpoint}: {error}") from error
         self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
@@ -139,9 +138,7 @@ class ZmqSource:
     def _receive(self) -> list[memoryview] | None:
         """The parts of the next message, or None if none comes within 100 ms."""
         try:
-            if not self._socket.poll(_LOOK_MS):
-                return None
-            parts = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            parts = self._socket.recv_multipart(copy=False)
         except zmq.Again:
             return None
         return [part.buffer for part in parts]

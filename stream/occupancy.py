@@ -157,16 +157,10 @@ class OccupancyFilter:
             raise ValueError(
                 f"new sites come with {len(log_ratio)} frames of history, {min(past, self.lag + 1)} are needed"
             )
-        for name, value in (
-            ("_forward", 0.5),
-            ("_arrive", 0),
-            ("_leave", 0),
-            ("_ratio", 1),
-            ("_observed", 0),
-        ):
-            old = getattr(self, name)
-            fresh = np.full((self._slots, new), value, old.dtype)
-            setattr(self, name, np.concatenate([old, fresh], axis=1))
+        unknown = {"_forward": 0.5, "_arrive": 0.0, "_leave": 0.0, "_ratio": 1.0, "_observed": False}
+        for name, value in unknown.items():
+            fresh = np.full((self._slots, new), value)
+            setattr(self, name, np.concatenate([getattr(self, name), fresh], axis=1))
         # frames that were smoothed for the other sites already
         seen, full = observed[: -self.lag], observed[: -self.lag] & (log_ratio[: -self.lag] > 0)
         frames = np.stack([empty_frames + seen.sum(axis=0), full.sum(axis=0)])

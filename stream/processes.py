@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import secrets
 import shutil
 import socket
@@ -34,6 +35,7 @@ ASK_S = 0.2  # between two questions to a child
 SILENT_S = 10.0  # an analysis that has not answered for so long is hung, and is restarted
 START_S = 120.0  # the very first start compiles the numerical kernels
 STOP_S = 20.0
+REHEARSE_S = 2.0  # a new understudy is not loaded while its principal is
 CALM_S = 10.0  # a child that dies twice within this time is restarted more slowly
 
 
@@ -43,11 +45,16 @@ class Refused(Exception):
 
 @dataclass
 class Child:
-    """One process, through all its restarts."""
+    """One process, through all its restarts.
+
+    With `rehearsed` an understudy, loaded and warmed up, waits to take over: a restart is then immediate.
+    """
 
     name: str
     target: Callable[..., None]
     arguments: tuple[Any, ...]
+    rehearsed: bool = False
+    understudy: tuple[BaseProcess, Connection] | None = None
     process: BaseProcess | None = None
     connection: Connection | None = None
     ready: bool = False
@@ -61,16 +68,35 @@ class Child:
     def start(self, context: Any) -> None:
         if self.connection is not None:
             self.connection.close()
-        self.connection, theirs = context.Pipe()
+        self.process, self.connection = self.understudy or self._launch(context)
+        self.understudy = None
+        self.ready = self.asked = False
+        self.restart_at_s = None
+        self.started_s = self.heard_s = time.monotonic()
+        if self.rehearsed:
+            self.say({"type": "go"})
+
+    def rehearse(self, context: Any) -> None:
+        """See to it that an understudy waits."""
+        if self.understudy is None or not self.understudy[0].is_alive():
+            self.understudy = self._launch(context)
+
+    def dismiss(self) -> None:
+        """Let the understudy go."""
+        if self.understudy is not None:
+            self.understudy[1].close()
+            self.understudy[0].join(STOP_S)
+            self.understudy[0].kill()
+            self.understudy = None
+
+    def _launch(self, context: Any) -> tuple[BaseProcess, Connection]:
+        ours, theirs = context.Pipe()
         process: BaseProcess = context.Process(
             target=self.target, args=(theirs, *self.arguments), name=f"hopscope-{self.name}"
         )
         process.start()
-        self.process = process
         theirs.close()
-        self.ready = self.asked = False
-        self.restart_at_s = None
-        self.started_s = self.heard_s = time.monotonic()
+        return process, ours
 
     @property
     def alive(self) -> bool:
@@ -110,6 +136,8 @@ class Supervisor:
     def __init__(
         self, settings: Settings, detector: tuple[Callable[..., None], tuple[Any, ...]] | None = None
     ) -> None:
+        # the network has the cores; small matrix products elsewhere must not contend for them
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         self._context = multiprocessing.get_context("spawn")
         self._scratch = Path(tempfile.mkdtemp(prefix="hopscope-"))
         base = f"hs{secrets.token_hex(4)}"
@@ -117,8 +145,9 @@ class Supervisor:
         ready, freed = self._context.Semaphore(0), self._context.Semaphore(0)
         results = f"tcp://127.0.0.1:{free_port()}"
         ring = (settings, base, ready, freed)
-        self.acquire = Child("acquire", acquire, ring)
-        self.analyse = Child("analyse", analyse, (*ring, results, self._scratch / "checkpoint.npz"))
+        self.acquire = Child("acquire", acquire, ring, rehearsed=True)
+        tracked = (*ring, results, self._scratch / "checkpoint.npz")
+        self.analyse = Child("analyse", analyse, tracked, rehearsed=True)
         self.serve = Child("serve", serve_page, (settings, results))
         self.detector = Child("detector", *detector) if detector else None
         self.session = Session()
@@ -188,8 +217,12 @@ class Supervisor:
 
     def stop(self) -> dict[str, Any]:
         """End in the order of the beam, so that what was sent is still received, recorded and seen."""
+        if self._stopping:
+            return self.session.summary()
         self.session.end()
         self._stopping = True
+        for child in self.children:
+            child.dismiss()
         for child in self.children:
             self._stop(child)
         shutil.rmtree(self._scratch, ignore_errors=True)
@@ -230,6 +263,8 @@ class Supervisor:
             self.session.alarm("error", f"analyse gave no answer for {SILENT_S:.0f} s and was restarted")
             child.process.kill()
             child.process.join()
+        if child.rehearsed and child.alive and self.session.running and now - child.started_s > REHEARSE_S:
+            child.rehearse(self._context)
         if child.alive or child is self.detector or not self.session.running:
             return
         if child.restart_at_s is None:

@@ -295,6 +295,19 @@ class RingReader:
         )
 
 
+def newest_header(base: str) -> SeriesHeader | None:
+    """The header of the series put last, by whoever put it; None if there was none yet."""
+    root = SharedMemory(base)
+    number = _generation(root)
+    root.close()
+    if not number:
+        return None
+    segment = Segment(SharedMemory(segment_name(base, number)))
+    header = segment.header()
+    segment.close()
+    return header
+
+
 def create_root(base: str) -> SharedMemory:
     """The small segment that says which series segment is newest; its owner is the supervisor."""
     lock_path(base).touch()

@@ -21,6 +21,7 @@ _NEIGHBOUR = 1.5
 _MOST_NEIGHBOURS = 8
 _VIEW_PX = 4.0  # shifts of past frames are remembered so closely
 _FEW = 8  # points from which a spacing can be measured
+_FACTOR = 3.0  # it is believed if it is within this factor of what was told
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,8 @@ class SiteMap:
     ----------
     shape_yx : of the frames.
     pixel_size_nm : of the frames, at the specimen.
-    spacing_nm : distance between neighbouring columns, to begin with; measured once there are 8.
+    spacing_nm : distance between neighbouring columns, within a factor of 3; measured once
+        there are 8.
     born_after, born_within : a candidate becomes a site when it was seen in `born_after` of the last
         `born_within` frames.
     birth_score : columns of a lower score count at sites and candidates, but open no candidate.
@@ -88,7 +90,7 @@ class SiteMap:
                 f"got {born_after}, {born_within} and {memory}"
             )
         self.pixel_size_nm = pixel_size_nm
-        self.spacing_nm = spacing_nm
+        self.spacing_nm = self._told_nm = spacing_nm
         self.born_after, self.born_within, self.memory = born_after, born_within, memory
         self.birth_score, self.forget_frames = birth_score, forget_frames
         self.version = 0
@@ -163,9 +165,9 @@ class SiteMap:
             none = np.empty((self.memory - 1, 0), np.uint8)
             return Sighting(np.full(n, -1, np.int64), self._sites.code[-1], none, np.empty(0))
 
-        if len(self) < _FEW and n >= _FEW:
-            self._measure_spacing((yx_px - shift) * self.pixel_size_nm)
         yx_nm = (np.asarray(yx_px, np.float64) - shift) * self.pixel_size_nm
+        if len(self) < _FEW:
+            self._measure_spacing(yx_nm)
         self._sites.see(np.where(self._visible(self.yx_nm, shift), MISSED, UNOBSERVED))
         self._candidates.see(np.where(self._visible(self.candidates_yx_nm, shift), MISSED, UNOBSERVED))
         column_site = match(yx_nm, self.yx_nm, self._gate_nm)
@@ -183,22 +185,26 @@ class SiteMap:
         return Sighting(column_site, self._sites.code[-1], history, empty)
 
     def _visible(self, yx_nm: np.ndarray, shift: np.ndarray, margin: float = _MARGIN) -> np.ndarray:
-        """(n,) bool: whether specimen positions lie in the frame, `margin` spacings from its border."""
+        """(n,) bool: whether specimen positions lie in the frame, `margin` spacings from its border; (v, n)
+        for shifts (v, 1, 2)."""
         yx_px = yx_nm / self.pixel_size_nm + shift
-        margin = margin * self.spacing_px
-        return np.all((yx_px >= margin) & (yx_px <= self._shape - 1 - margin), axis=1)
+        border = margin * self.spacing_px
+        return np.all((yx_px >= border) & (yx_px <= self._shape - 1 - border), axis=-1)
 
     def _in_view_before(self, yx_nm: np.ndarray) -> np.ndarray:
         """(b,) f8, in how many of the frames before the last `memory` these places were in view."""
-        frames = np.zeros(len(yx_nm))
-        for (y, x), count in self._views.items() if len(yx_nm) else ():
-            frames += count * self._visible(yx_nm, _VIEW_PX * np.array([y, x]), _MARGIN + _GATE)
-        return frames
+        if not len(yx_nm) or not self._views:
+            return np.zeros(len(yx_nm))
+        shifts = _VIEW_PX * np.array(list(self._views), np.float64)
+        frames = np.array(list(self._views.values()), np.float64)
+        return frames @ self._visible(yx_nm, shifts[:, None], _MARGIN + _GATE)
 
     def _measure_spacing(self, yx_nm: np.ndarray) -> None:
-        measured = spacing(yx_nm)
-        if measured > 2 * self.pixel_size_nm:
-            self.spacing_nm = measured
+        """Take the spacing from these points, unless they are too few or no lattice (far off what was told)."""
+        if len(yx_nm) >= _FEW:
+            measured = spacing(yx_nm)
+            if self._told_nm / _FACTOR < measured < self._told_nm * _FACTOR:
+                self.spacing_nm = measured
 
     def _open(self, frame: int, yx_nm: np.ndarray, shift: np.ndarray) -> None:
         """Open candidates where there is room; what was in view before and not seen counts as missed."""
@@ -229,8 +235,7 @@ class SiteMap:
         history = candidates.code[:-1, ripe]
         if len(ripe):
             self._sites.take(candidates, ripe)
-            if len(self) >= _FEW:
-                self._measure_spacing(self.yx_nm)
+            self._measure_spacing(self.yx_nm)
             self.neighbours = neighbours(self.yx_nm, _NEIGHBOUR * self.spacing_nm, _MOST_NEIGHBOURS)
             self.version += 1
         candidates.keep(~gone)

@@ -52,7 +52,7 @@ class Tracker:
     shape_yx : of the frames.
     pixel_size_nm : at the specimen.
     frame_period_s : from frame to frame; what one observed frame stands for.
-    spacing_nm : between neighbouring columns, roughly; measured once there are 8.
+    spacing_nm : between neighbouring columns, within a factor of 3; measured once there are 8.
     lag : frames that the smoother looks ahead.
     rate_hz : switches per second of a site to begin with; by default one in 50 frames.
     emission : what detections are worth to begin with.

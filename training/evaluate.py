@@ -1,20 +1,16 @@
-"""How right a network is: precision, recall, F1 and position error against dose, beside a tuned LoG."""
+"""How right a network is: precision, recall, F1 and position error against dose."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_laplace, maximum_filter
 from scipy.spatial import cKDTree
 from torch import nn
 
 from stream.columns import find_columns
-from stream.normalize import Normalizer
-from stream.phantom import Phantom
 from training.dataset import Truth, render
 from training.exitwave import ExitWave
 from training.imaging import draw_conditions, generator_for
@@ -119,25 +115,6 @@ def validation_images(
     return shown
 
 
-def phantom_images(
-    recipe: Recipe,
-    dose_e_angstrom2: float,
-    contrast: Literal["bright", "dark"],
-    frames: int = 20,
-    seed: int = 0,
-) -> list[tuple[np.ndarray, Truth]]:
-    """Normalized frames (ny, nx) f4 of a simulated session that no training has seen, with their truth."""
-    phantom = Phantom(seed=seed, frames=frames, dose_e_nm2=100 * dose_e_angstrom2, contrast=contrast)
-    truth = phantom.truth
-    size_nm = truth.pixel_size_nm
-    normalizer = Normalizer(truth.shape_yx, recipe.data.normalize_sigma_nm / size_nm)
-    shown = []
-    for index in range(frames):
-        yx = truth.columns(index)
-        shown.append((normalizer(phantom.render(index)), Truth(yx, np.full(len(yx), 99), size_nm, "phantom")))
-    return shown
-
-
 def network_maps(network: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
     """A function from normalized images (b, 1, ny, nx) f4 to probability maps (b, k, ny/s, nx/s) f4."""
 
@@ -190,35 +167,3 @@ def best_threshold(by_dose: dict[float, list[tuple[np.ndarray, np.ndarray, Truth
     thresholds = np.linspace(0.2, 0.8, 31)
     mean = [np.mean([score_at(found, t).f1 for found in by_dose.values()]) for t in thresholds]
     return float(thresholds[int(np.argmax(mean))])
-
-
-def tuned_log(image: np.ndarray, truth: Truth) -> Score:
-    """The best that a Laplacian of Gaussian can do on this image, knowing the truth.
-
-    Scale (1.2 to 5 pixels), sign and threshold are those of the highest F1 against the truth itself.
-    """
-    best = Score(0, int(np.count_nonzero(truth.atoms >= _JUDGED_ATOMS)), 0, 0.0, 1)
-    for sigma in (1.2, 1.7, 2.2, 2.8, 3.5, 4.2, 5.0):
-        response = gaussian_laplace(image.astype(np.float32), sigma)
-        for signed in (response, -response):
-            peak = (signed == maximum_filter(signed, size=2 * round(sigma) + 1)) & (signed > 0)
-            yx = np.argwhere(peak)
-            height = signed[peak]
-            yx = yx + _parabola(signed, yx)
-            for part in np.linspace(0, 1, 24, endpoint=False):
-                score = judge(yx[height >= np.quantile(height, part)], truth)
-                if score.f1 > best.f1:
-                    best = score
-    return best
-
-
-def _parabola(image: np.ndarray, yx: np.ndarray) -> np.ndarray:
-    """Sub-pixel offsets (n, 2) of maxima at integer pixels (n, 2), from a parabola along each axis."""
-    padded = np.pad(image, 1, mode="edge")
-    y, x = yx.T + 1
-    offsets = []
-    for dy, dx in ((1, 0), (0, 1)):
-        before, here, after = padded[y - dy, x - dx], padded[y, x], padded[y + dy, x + dx]
-        curvature = np.minimum(before - 2 * here + after, -1e-12)
-        offsets.append(np.clip((before - after) / (2 * curvature), -0.5, 0.5))
-    return np.stack(offsets, -1)

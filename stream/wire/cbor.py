@@ -9,7 +9,7 @@ latter. Nothing is allocated by what a message says of its sizes, only by what i
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from stream.frame import WireError
@@ -23,6 +23,7 @@ _FLOATS = {25: struct.Struct(">e"), 26: struct.Struct(">f"), 27: struct.Struct("
 _SIMPLE = {20: False, 21: True, 22: None, 23: None}
 _UNSIGNED, _NEGATIVE, _BYTES, _TEXT, _ARRAY, _MAP, _TAG, _SIMPLE_OR_FLOAT = range(8)
 _INDEFINITE, _BREAK = 31, 0xFF
+_ENDS = (IndexError, struct.error, UnicodeDecodeError)
 
 
 class Tag(NamedTuple):
@@ -48,8 +49,8 @@ def loads(data: bytes | memoryview) -> Any:
     reader = _Reader(data)
     try:
         item = reader.item(0)
-    except (IndexError, struct.error) as error:
-        raise _truncated(reader) from error
+    except _ENDS as error:
+        raise reader.reason(error) from error
     reader.finish()
     return item
 
@@ -67,29 +68,34 @@ def pairs(data: bytes | memoryview) -> Iterator[tuple[str | int, Any]]:
         if major != _MAP:
             raise WireError("a message that is no CBOR map; expected one map of fields")
         yield from reader.pairs(count, 1)
-    except (IndexError, struct.error) as error:
-        raise _truncated(reader) from error
+    except _ENDS as error:
+        raise reader.reason(error) from error
     reader.finish()
 
 
 class _Reader:
-    """A place in a message. Reading past its end raises IndexError or struct.error."""
+    """A place in a message. Reading past its end, or text that is none, raises one of _ENDS."""
 
-    __slots__ = ("at", "data", "items")
+    __slots__ = ("at", "data", "items_left")
 
     def __init__(self, data: bytes | memoryview) -> None:
         self.data = memoryview(data).cast("B").toreadonly()
         self.at = 0
-        self.items = 0
+        self.items_left = MAX_ITEMS
 
     def finish(self) -> None:
         if self.at != len(self.data):
             raise WireError(f"{len(self.data) - self.at} bytes after the end of the message; expected none")
 
+    def reason(self, error: Exception) -> WireError:
+        if isinstance(error, UnicodeDecodeError):
+            return WireError(f"a text that is no UTF-8: {error.reason}")
+        return WireError(f"a message of {len(self.data)} bytes that ends in the middle of an item")
+
     def head(self) -> tuple[int, int, int | None]:
         """Major type, additional information, and the argument: None if indefinite."""
-        self.items += 1
-        if self.items > MAX_ITEMS:
+        self.items_left -= 1
+        if self.items_left < 0:
             raise WireError(f"more than {MAX_ITEMS} items in one message")
         first = self.data[self.at]
         self.at += 1
@@ -107,21 +113,22 @@ class _Reader:
 
     def item(self, depth: int) -> Any:
         major, info, argument = self.head()
-        if depth > MAX_DEPTH:
-            raise WireError(f"items nested deeper than {MAX_DEPTH}")
         if major == _UNSIGNED:
             return argument
-        if major in (_TEXT, _BYTES):
+        if major == _TEXT:
+            return str(self.string(major, argument), "utf-8")
+        if major == _BYTES:
             return self.string(major, argument)
+        if depth >= MAX_DEPTH:
+            raise WireError(f"items nested deeper than {MAX_DEPTH}")
         if major == _MAP:
             return dict(self.pairs(argument, depth + 1))
         if major == _ARRAY:
             return [self.item(depth + 1) for _ in self.times(argument)]
-        assert argument is not None  # only strings, arrays and maps may be indefinite
         if major == _TAG:
-            return Tag(argument, self.item(depth + 1))
+            return Tag(argument or 0, self.item(depth + 1))
         if major == _NEGATIVE:
-            return -1 - argument
+            return -1 - (argument or 0)
         if info in _FLOATS:
             (value,) = _FLOATS[info].unpack_from(self.data, self.at - _FLOATS[info].size)
             return value
@@ -129,54 +136,45 @@ class _Reader:
             return _SIMPLE[info]
         raise WireError(f"the simple value {argument}, which means nothing here")
 
-    def string(self, major: int, length: int | None) -> str | memoryview:
+    def string(self, major: int, length: int | None) -> memoryview:
         if length is None:
-            whole = b"".join(self._pieces(major))
-            return _text(whole) if major == _TEXT else memoryview(whole)
-        piece = self.data[self.at : self.at + length]
-        if len(piece) != length:
+            return memoryview(b"".join(self.piece(major) for _ in self.times(None)))
+        start = self.at
+        self.at = start + length
+        if self.at > len(self.data):
             raise IndexError
-        self.at += length
-        return _text(piece) if major == _TEXT else piece
+        return self.data[start : self.at]
 
-    def _pieces(self, major: int) -> Iterator[bytes | memoryview]:
-        for _ in self.times(None):
-            kind, _, length = self.head()
-            if kind != major or length is None:
-                raise WireError("a string in pieces of another kind")
-            piece = self.string(kind, length)
-            yield piece.encode() if isinstance(piece, str) else piece
+    def piece(self, major: int) -> memoryview:
+        """Of a string of indefinite length."""
+        kind, _, length = self.head()
+        if kind != major or length is None:
+            raise WireError("a string in pieces of another kind")
+        piece = self.string(major, length)
+        if major == _TEXT:
+            str(piece, "utf-8")  # each piece must be text by itself
+        return piece
 
     def pairs(self, count: int | None, depth: int) -> Iterator[tuple[str | int, Any]]:
         seen = set()
         for _ in self.times(count):
             key = self.item(depth)
-            if isinstance(key, bool) or not isinstance(key, str | int):
+            if type(key) is not str and type(key) is not int:
                 raise WireError(f"a key of type {type(key).__name__}; expected a text or an integer")
             if key in seen:
                 raise WireError(f"the key {str(key)[:40]!r} twice in one map")
             seen.add(key)
             yield key, self.item(depth)
 
-    def times(self, count: int | None) -> Iterator[None]:
+    def times(self, count: int | None) -> Iterable[Any]:
         """As often as announced, or until the break."""
         if count is None:
-            while self.data[self.at] != _BREAK:
-                yield
-            self.at += 1
-        else:
-            if count > len(self.data) - self.at:  # every item takes a byte at least
-                raise IndexError
-            for _ in range(count):
-                yield
+            return self.until_break()
+        if count > len(self.data) - self.at:  # every item takes a byte at least
+            raise IndexError
+        return range(count)
 
-
-def _text(data: bytes | memoryview) -> str:
-    try:
-        return str(data, "utf-8")
-    except UnicodeDecodeError as error:
-        raise WireError(f"a text that is no UTF-8: {error.reason}") from error
-
-
-def _truncated(reader: _Reader) -> WireError:
-    return WireError(f"a message of {len(reader.data)} bytes that ends in the middle of an item")
+    def until_break(self) -> Iterator[None]:
+        while self.data[self.at] != _BREAK:
+            yield
+        self.at += 1

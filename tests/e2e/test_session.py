@@ -49,10 +49,7 @@ def session(
         supervisor.start()
         yield supervisor
     finally:
-        for child in supervisor.children:  # whatever a test did, nothing survives it
-            if child.process is not None and child.alive:
-                child.process.kill()
-                child.process.join()
+        supervisor.stop()
 
 
 def wait_until(supervisor: Supervisor, condition: Callable[[], bool], what: str) -> None:
@@ -130,8 +127,9 @@ def test_a_killed_acquire_leaves_a_whole_file_and_says_so(tmp_path: Path) -> Non
             assert rows >= recorded - 60  # the last second at most
             assert file["/entry/data/frames"][rows - 61].any()
         assert any("acquire died" in a["text"] for a in supervisor.status()["alarms"])
-        again = count(supervisor, "recorded")
+        again, seen = count(supervisor, "recorded"), count(supervisor, "analysed")
         wait_until(supervisor, lambda: count(supervisor, "recorded") > again + 30, "recording to go on")
+        wait_until(supervisor, lambda: count(supervisor, "analysed") > seen + 30, "analysis to go on")
         summary = supervisor.stop()
     assert len(recordings(tmp_path)) == 2
     assert summary["unaccounted"] == 0
@@ -189,13 +187,10 @@ def test_rubbish_on_the_wire_is_counted_and_the_stream_goes_on(tmp_path: Path) -
         supervisor.start()
         sender.start()
         wait_until(supervisor, lambda: count(supervisor, "received") == 40, "all good frames")
-        summary = supervisor.stop()
     finally:
+        summary = supervisor.stop()
         done.set()
         sender.join()
-        for child in supervisor.children:
-            if child.process is not None and child.alive:
-                child.process.kill()
     assert summary["received"] == summary["recorded"] == 40
     assert sum(summary["faults"].values()) >= 120
     assert summary["unaccounted"] == 0

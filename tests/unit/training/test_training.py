@@ -11,8 +11,9 @@ pytest.importorskip("abtem")
 
 import training.train as training_run
 from stream.normalize import normalize_exact
+from training.baseline import tuned_log
 from training.dataset import TrainingImages, Truth, render, training_waves, validation_waves
-from training.evaluate import Score, judge, match, tuned_log
+from training.evaluate import Score, judge, match
 from training.imaging import draw_conditions, generator_for
 from training.labels import column_map
 from training.losses import mean_squared_error, soft_cross_entropy
