@@ -32,6 +32,7 @@ class Received:
     gaps: Counter[str] = field(default_factory=Counter)
     spans: dict[int, tuple[int, int]] = field(default_factory=dict)  # series -> (first, last) index
     in_series: bool = False
+    series_ended: int = 0
 
     def count(self, item: Item) -> None:
         if isinstance(item, Frame):
@@ -43,6 +44,7 @@ class Received:
             self._extend(item.series_id, item.first, item.first + item.count - 1)
         else:
             self.in_series = isinstance(item, SeriesHeader)
+            self.series_ended += not self.in_series
 
     def _extend(self, series_id: int, first: int, last: int) -> None:
         low, high = self.spans.get(series_id, (first, last))
@@ -86,6 +88,7 @@ def acquire(
                 "recorded": recorder.frames_total if recorder else 0,
                 "unrecorded": recorder.unrecorded if recorder else received.frames,
                 "evicted": writer.evicted,
+                "series_ended": received.series_ended,
             },
             "gaps": dict(received.gaps),
             "faults": {**source.faults, **({"oversized": writer.oversized} if writer.oversized else {})},

@@ -67,6 +67,7 @@ def demo(
 def live(
     config: Annotated[Path, typer.Option(help="The site's settings; deploy/site.toml explains each.")],
     seconds: Seconds = None,
+    idle_exit: Annotated[bool, typer.Option(help="End when the first series is over; for scripts.")] = False,
     headless: Headless = False,
     as_json: Json = False,
 ) -> None:
@@ -75,7 +76,7 @@ def live(
 
     settings = load_settings(config)
     check_calibration(settings)
-    _session(settings, None, seconds, headless, as_json)
+    _session(settings, None, seconds, headless, as_json, idle_exit=idle_exit)
 
 
 @app.command(epilog="Example: hopscope publish movie.h5 --to tcp://127.0.0.1:31001 --fps 30")
@@ -257,6 +258,8 @@ def _session(
     seconds: float | None,
     headless: bool,
     as_json: bool,
+    *,
+    idle_exit: bool = False,
 ) -> None:
     from stream.processes import Supervisor
 
@@ -271,6 +274,8 @@ def _session(
             with console.status("") as line:
                 while not stop.is_set() and not supervisor.finished and time.monotonic() < until_s:
                     supervisor.tick(0.1)
+                    if idle_exit and supervisor.session.series_ended:
+                        break
                     if not headless:
                         line.update(_live_line(supervisor.status()))
         finally:

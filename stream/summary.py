@@ -76,6 +76,11 @@ class Session:
         return self._reports.get("acquire", {}).get("recording")
 
     @property
+    def series_ended(self) -> int:
+        """How many series have begun and ended."""
+        return self.counter("series_ended")
+
+    @property
     def unaccounted(self) -> int:
         """Frames of the detector's numbering that are neither analysed nor in a gap; 0 when all is right."""
         numbered = sum(last - first + 1 for first, last in self._spans.values())

@@ -51,7 +51,7 @@ def test_every_frame_comes_back_bit_by_bit(counts: np.ndarray, algorithm: Algori
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(512, 512), (3, 5), (131, 77), (1, 8), (300, 4099)])
+@pytest.mark.parametrize("shape", [(512, 512), (3, 5), (131, 77), (1, 8), (300, 1031)])
 def test_bslz4_agrees_with_bitshuffle(rng: np.random.Generator, dtype: str, shape: tuple[int, int]) -> None:
     bitshuffle = pytest.importorskip("bitshuffle")
     for counts in (
