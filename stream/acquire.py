@@ -136,5 +136,9 @@ def _recalled(header: SeriesHeader, former: SeriesHeader | None) -> SeriesHeader
     """What was known of a series before acquire was restarted: its start message is not sent again."""
     if former is None:
         return header
-    same = (header.series_id, header.shape_yx, header.dtype) == (former.series_id, former.shape_yx, former.dtype)
+    same = (header.series_id, header.shape_yx, header.dtype) == (
+        former.series_id,
+        former.shape_yx,
+        former.dtype,
+    )
     return former if same and header.pixel_size_nm is None else header

@@ -88,7 +88,9 @@ def publish(
     fps: Annotated[
         float | None, typer.Option(help="Frames per second; without it, as recorded.", min=0.01)
     ] = None,
-    dialect: Annotated[Literal["dectris-v2", "array-1.0"], typer.Option(help="What to speak.")] = "dectris-v2",
+    dialect: Annotated[
+        Literal["dectris-v2", "array-1.0"], typer.Option(help="What to speak.")
+    ] = "dectris-v2",
     as_json: Json = False,
 ) -> None:
     """Play a recording over ZeroMQ as a camera would."""

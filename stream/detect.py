@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from engines.runtime import open_engine
-
 from stream.files import open_recording
 from stream.frame import CalibrationError, Frame
 from stream.infer import ColumnFinder

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlparse
 
-from engines.runtime import list_engines, open_engine
-
 from engines.manifest import EngineMismatch
+from engines.runtime import list_engines, open_engine
 from stream.config import Settings
 from stream.frame import CalibrationError
 

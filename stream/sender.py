@@ -106,9 +106,8 @@ class Sender:
         else:
             names = ("pixel_size_nm", "frame_period_s", "dose_rate_e_nm2_s")
             known: dict[str, Any] = {name: getattr(self._header, name, None) for name in names}
-            parts = array1.encode_image(
-                frame.index, frame.t_ns, encoding, payload, series=frame.series_id, **known
-            )
+            known |= {"series": frame.series_id, "series_unique_id": self._unique_id}
+            parts = array1.encode_image(frame.index, frame.t_ns, encoding, payload, **known)
         if not self._send(parts, self._stop):
             return False
         self.frames += 1

@@ -41,6 +41,7 @@ class SpecimenSettings(BaseModel):
     tilt_deg : of the particle away from its zone axis.
     thermal_angstrom : rms displacement of an atom along each axis.
     support_fraction, empty_fraction : of all specimens, those with a support, and those without a particle.
+    stirred_fraction : of the particles, those whose columns are taken away and added (`stir_columns`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,6 +55,7 @@ class SpecimenSettings(BaseModel):
     thermal_angstrom: tuple[float, float] = (0.03, 0.08)
     support_fraction: float = Field(0.7, ge=0, le=1)
     empty_fraction: float = Field(0.08, ge=0, le=1)
+    stirred_fraction: float = Field(0.0, ge=0, le=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,52 @@ def grow_particle(
     return sites, occupied
 
 
+def stir_columns(
+    rng: np.random.Generator, sites: np.ndarray, occupied: np.ndarray, zone_axis: ZoneAxis
+) -> np.ndarray:
+    """Whole columns taken away and added, as on a surface whose columns hop: what growth hardly makes.
+
+    A column of the rim goes with a probability drawn per particle, one of the inside seldom; beside what is
+    left, short columns appear, also with a single neighbour. So the network sees vacancies, kinks, adatom
+    columns and gaps in a rim, and cannot fill in a lattice it has merely continued.
+
+    Returns
+    -------
+    (n,) bool, the sites occupied now.
+    """
+    occupied = occupied.copy()
+    column = columns_of(sites, zone_axis)
+    count = column.max() + 1
+    rows = np.array(_AXES[zone_axis], float)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    place = np.zeros((count, 2))
+    place[column] = sites @ rows[:2].T
+    nearest = cKDTree(place).query(place[: min(count, 50)], 2)[0][:, 1].min()
+    pairs = cKDTree(place).query_pairs(1.25 * nearest, output_type="ndarray")
+
+    def partners(there: np.ndarray) -> np.ndarray:
+        return np.bincount(pairs[:, 0], there[pairs[:, 1]], count) + np.bincount(
+            pairs[:, 1], there[pairs[:, 0]], count
+        )
+
+    there = np.bincount(column, occupied, count) > 0
+    full = partners(np.ones(count)).max()
+    rim = there & (partners(there) < full)
+    gone = rim & (rng.random(count) < rng.uniform(0.0, 0.5))
+    gone |= there & ~rim & (rng.random(count) < rng.choice([0.0, 0.01, 0.03]))
+    occupied[gone[column]] = False
+
+    there &= ~gone
+    beside = partners(there)
+    new = ~there & (beside > 0) & (rng.random(count) < rng.uniform(0.0, 0.3))
+    middle = np.median(sites[occupied] @ rows[2]) if occupied.any() else 0.0
+    for c in np.flatnonzero(new):
+        mine = np.flatnonzero(column == c)
+        depth = np.abs(sites[mine] @ rows[2] - middle - rng.normal(0, 1.0))
+        occupied[mine[np.argsort(depth)[: rng.integers(2, 7)]]] = True
+    return occupied
+
+
 def columns_of(sites: np.ndarray, zone_axis: ZoneAxis) -> np.ndarray:
     """Number of the column along the zone axis to which each lattice site belongs, (n,) i8."""
     in_plane = sites @ np.array(_AXES[zone_axis][:2]).T  # integers: the same for all atoms of a column
@@ -170,6 +218,8 @@ def make_specimen(settings: SpecimenSettings, seed: int) -> Specimen:
         zone = settings.zone_axes[rng.integers(len(settings.zone_axes))]
         lattice = lattice_constant_angstrom(settings.element)
         sites, occupied = grow_particle(rng, lattice, rng.uniform(*settings.diameter_angstrom))
+        if rng.random() < settings.stirred_fraction:
+            occupied = stir_columns(rng, sites, occupied, zone)
         turn = zone_rotation(
             zone,
             rng.uniform(0, 2 * np.pi),

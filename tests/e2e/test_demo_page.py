@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def test_the_demo_is_seen_in_a_browser(tmp_path: Path) -> None:
             supervisor.tick(0.05)
             text = browser.execute_script("return document.body.innerText")
             words = str(text).split()
-            after = [b for a, b in zip(words, words[1:], strict=False) if a == "Frame"]
+            after = [b for a, b in itertools.pairwise(words) if a == "Frame"]
             return int(after[0]) if after and after[0].isdigit() else -1
 
         wait = WebDriverWait(browser, PATIENCE_S, poll_frequency=0.05)

@@ -197,7 +197,8 @@ def test_rubbish_on_the_wire_is_counted_and_the_stream_goes_on(tmp_path: Path) -
 
 
 def test_ctrl_c_ends_in_good_order_with_a_summary(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "stream.cli", "demo", "--shape", "256", "--port", "0", "--json", "--keep", tmp_path]
+    options = ["--shape", "256", "--port", "0", "--json", "--keep", str(tmp_path)]
+    command = [sys.executable, "-m", "stream.cli", "demo", *options]
     demo = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

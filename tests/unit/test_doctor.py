@@ -29,7 +29,9 @@ def test_a_foreign_owner_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_site_in_order_has_no_fault(tmp_path: Path) -> None:
     settings = Settings(
-        camera=Camera(pixel_size_nm=0.02), record=Record(directory=tmp_path, min_free_mib=1), page=Page(port=0)
+        camera=Camera(pixel_size_nm=0.02),
+        record=Record(directory=tmp_path, min_free_mib=1),
+        page=Page(port=0),
     )
     assert "fault" not in verdicts(settings).values()
 
