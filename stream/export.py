@@ -40,8 +40,9 @@ def export_result(result: Path, csv_dir: Path | None, png_dir: Path | None) -> l
             if csv_dir is not None:
                 written += [_write_csv(file, name, csv_dir) for name in TABLES]
             if png_dir is not None:
-                maps = file.get("maps", {})
-                written += [_write_png(name, maps[name], png_dir) for name in maps]
+                maps = file.get("maps")  # none without a site
+                names = list(maps) if isinstance(maps, h5py.Group) else []
+                written += [_write_png(file, name, png_dir) for name in names]
     except (OSError, KeyError) as error:
         raise RecordingError(
             f"{result} is no result file: expected what hopscope replay writes, got {error}"
@@ -65,17 +66,21 @@ def _write_csv(file: h5py.File, name: str, folder: Path) -> Path:
     return path
 
 
-def _write_png(name: str, dataset: h5py.Dataset, folder: Path) -> Path:
+def _write_png(file: h5py.File, name: str, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
+    dataset = file["maps"][name]  # type: ignore[index]
+    if not isinstance(dataset, h5py.Dataset):
+        raise KeyError(f"maps/{name}")
     path = folder / f"{name}.png"
     title, colours = MAP_TITLES.get(name, (name, "viridis"))
     array = dataset[()]
-    ny_nm, nx_nm = np.array(array.shape) * float(dataset.attrs["nm_per_px"])
+    place = {key: np.asarray(value, np.float64) for key, value in dataset.attrs.items()}
+    ny_nm, nx_nm = np.array(array.shape) * place["nm_per_px"]
     figure = Figure(figsize=(6.4, 0.9 + 5.4 * ny_nm / nx_nm), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_title(title, fontsize=11)
-    y_nm, x_nm = dataset.attrs["yx_origin_nm"]
+    y_nm, x_nm = place["yx_origin_nm"]
     image = axes.imshow(array, cmap=colours, vmin=0, extent=(x_nm, x_nm + nx_nm, y_nm + ny_nm, y_nm))
     figure.colorbar(image, ax=axes, shrink=0.8)
     axes.set_axis_off()
