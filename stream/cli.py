@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from engines.manifest import EngineMismatch
@@ -150,7 +151,10 @@ def simulate(
 
     with _progress() as progress:
         task = progress.add_task(str(out), total=frames)
-        phantom = Phantom(seed=seed, shape_px=shape, frames=frames, dose_e_nm2=dose_e_nm2)
+        try:
+            phantom = Phantom(seed=seed, shape_px=shape, frames=frames, dose_e_nm2=dose_e_nm2)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
         write_movie(out, phantom, lambda *_: progress.advance(task))
     hops = phantom.truth.hops
     _tell({"file": str(out), "frames": frames, "sites": len(phantom.truth.yx_nm), "hops": len(hops)}, as_json)
@@ -345,11 +349,14 @@ def main() -> None:
     try:
         app()
     except (Refused, SettingsError, CalibrationError, EngineMismatch, RecordingError, WireError) as error:
-        console.print(f"[red]refused:[/] {error}", highlight=False)
-        sys.exit(REFUSED)
-    except FileNotFoundError as error:
-        console.print(f"[red]no such file:[/] {error.filename or error}", highlight=False)
-        sys.exit(REFUSED)
+        _refuse(str(error))
+    except OSError as error:  # files, disks, ports: the message is the system's, or says more
+        _refuse(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+
+
+def _refuse(text: str) -> None:
+    console.print(f"[red]refused:[/] {escape(text)}", highlight=False, soft_wrap=True)
+    sys.exit(REFUSED)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,11 @@ def detect_images(
     """
     frames = columns = 0
     partial = out_csv.with_name(out_csv.name + ".partial")
-    with open_engine(engine_name) as engine, partial.open("w", newline="", encoding="utf-8") as file:
+    with (
+        open_engine(engine_name) as engine,
+        _unless_done(partial),
+        partial.open("w", newline="", encoding="utf-8") as file,
+    ):
         table = csv.writer(file)
         table.writerow(FIELDS)
         for image in images:
@@ -50,8 +55,18 @@ def detect_images(
                     columns += 1
                     table.writerow(row)
             on_image(image)
-    partial.replace(out_csv)  # a failed run never leaves a table that looks whole
+        file.close()
+        partial.replace(out_csv)  # a failed run never leaves a table that looks whole
     return {"file": str(out_csv), "images": len(images), "frames": frames, "columns": columns}
+
+
+@contextmanager
+def _unless_done(partial: Path) -> Iterator[None]:
+    """Take the unfinished table away, whatever happens."""
+    try:
+        yield
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _rows(
