@@ -8,32 +8,26 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from engines.manifest import EngineMismatch
 from stream.config import Settings, SettingsError, load_settings
 from stream.frame import CalibrationError, RecordingError, WireError
+from stream.terminal import console, interruptible, progress_bar, run_session, tell
 
-REFUSED, ALARMED = 3, 4
+REFUSED = 3
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown", help=__doc__
 )
-console = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print a machine-readable summary on stdout.")]
 Engine = Annotated[str, typer.Option(help="A shipped engine (see doctor) or the path of an .onnx file.")]
@@ -61,7 +55,7 @@ def demo(
     with tempfile.TemporaryDirectory(prefix="hopscope-demo-", ignore_cleanup_errors=True) as scratch:
         settings = demo_settings(keep or Path(scratch), engine=engine, port=port)
         detector = (simulated_detector, (settings.camera.endpoint, fps, shape, seed, frames))
-        _session(settings, detector, seconds, headless, as_json)
+        run_session(settings, detector, seconds, headless, as_json)
 
 
 @app.command(epilog="Example: hopscope live --config site.toml")
@@ -77,7 +71,7 @@ def live(
 
     settings = load_settings(config)
     check_calibration(settings)
-    _session(settings, None, seconds, headless, as_json, idle_exit=idle_exit)
+    run_session(settings, None, seconds, headless, as_json, idle_exit=idle_exit)
 
 
 @app.command(epilog="Example: hopscope publish movie.h5 --to tcp://127.0.0.1:31001 --fps 30")
@@ -98,7 +92,7 @@ def publish(
     from stream.files import open_recording
     from stream.replay import play
 
-    with open_recording(file) as recording, _progress() as progress, _interruptible() as stop:
+    with open_recording(file) as recording, progress_bar() as progress, interruptible() as stop:
         task = progress.add_task(f"publishing to {to}", total=len(recording))
         pace = fps or (1 / recording.header.frame_period_s if recording.header.frame_period_s else 10.0)
         sent = play(
@@ -109,7 +103,7 @@ def publish(
             stop=stop.is_set,
             on_frame=lambda _: progress.advance(task),
         )
-    _tell(asdict(sent), as_json)
+    tell(asdict(sent), as_json)
 
 
 @app.command(epilog="Example: hopscope replay movie.h5 --out result.h5")
@@ -125,15 +119,15 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Analyse a recording frame by frame, losing nothing, into documented tables."""
-    from stream.pipeline import analyse_recording
+    from stream.offline import analyse_recording
 
     settings = _override(load_settings(config), engine, pixel_size_nm, frame_period_s)
-    with _progress() as progress, _interruptible() as stop:
+    with progress_bar() as progress, interruptible() as stop:
         task = progress.add_task(file.name, total=None)
         summary = analyse_recording(
             file, out, settings, stop.is_set, lambda n, total: progress.update(task, completed=n, total=total)
         )
-    _tell(summary, as_json)
+    tell(summary, as_json)
 
 
 @app.command(epilog="Example: hopscope simulate --out movie.h5 --frames 600 --dose-e-nm2 31000 --seed 7")
@@ -149,7 +143,7 @@ def simulate(
     from stream.phantom import Phantom
     from stream.phantom_movie import write_movie
 
-    with _progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task(str(out), total=frames)
         try:
             phantom = Phantom(seed=seed, shape_px=shape, frames=frames, dose_e_nm2=dose_e_nm2)
@@ -157,7 +151,7 @@ def simulate(
             raise typer.BadParameter(str(error)) from None
         write_movie(out, phantom, lambda *_: progress.advance(task))
     hops = phantom.truth.hops
-    _tell({"file": str(out), "frames": frames, "sites": len(phantom.truth.yx_nm), "hops": len(hops)}, as_json)
+    tell({"file": str(out), "frames": frames, "sites": len(phantom.truth.yx_nm), "hops": len(hops)}, as_json)
 
 
 @app.command(epilog="Example: hopscope detect image.dm4 --csv columns.csv")
@@ -178,12 +172,12 @@ def detect(
     """Find the columns in images."""
     from stream.detect import detect_images
 
-    with _progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task("images", total=len(images))
         summary = detect_images(
             images, csv, engine, pixel_size_nm, threshold, lambda _: progress.advance(task)
         )
-    _tell(summary, as_json)
+    tell(summary, as_json)
 
 
 @app.command(epilog="Example: hopscope export result.h5 --csv tables --png pictures")
@@ -199,7 +193,7 @@ def export(
     if csv is None and png is None:
         raise typer.BadParameter("nothing to write: expected --csv DIR, --png DIR or both")
     written = export_result(result, csv, png)
-    _tell({"written": [str(path) for path in written]}, as_json)
+    tell({"written": [str(path) for path in written]}, as_json)
 
 
 @app.command(epilog="Example: hopscope doctor --config site.toml")
@@ -215,9 +209,8 @@ def doctor(
         findings.append(finding)
         if not as_json:
             colour = {"ok": "green", "warning": "yellow", "fault": "red"}[finding.verdict]
-            Console().print(
-                f"[{colour}]{finding.verdict:>8}[/] {finding.check}: {finding.text}", highlight=False
-            )
+            line = f"[{colour}]{finding.verdict:>8}[/] {finding.check}: {escape(finding.text)}"
+            Console().print(line, highlight=False, soft_wrap=True)
     if as_json:
         typer.echo(json.dumps([finding.as_dict() for finding in findings]))
     if any(finding.verdict == "fault" for finding in findings):
@@ -258,49 +251,6 @@ def bench(
         typer.echo(json.dumps(rows))
 
 
-def _session(
-    settings: Settings,
-    detector: tuple[Callable[..., None], tuple[Any, ...]] | None,
-    seconds: float | None,
-    headless: bool,
-    as_json: bool,
-    *,
-    idle_exit: bool = False,
-) -> None:
-    from stream.processes import Supervisor
-
-    supervisor = Supervisor(settings, detector)
-    with _interruptible() as stop:
-        try:
-            if not headless:
-                console.print("starting (the first start compiles the numerical kernels) ...")
-            supervisor.start()
-            console.print(f"the page is at [bold]{supervisor.url}[/]; Ctrl-C ends", highlight=False)
-            until_s = time.monotonic() + seconds if seconds else float("inf")
-            with console.status("") as line:
-                while not stop.is_set() and not supervisor.finished and time.monotonic() < until_s:
-                    supervisor.tick(0.1)
-                    if idle_exit and supervisor.session.series_ended:
-                        break
-                    if not headless:
-                        line.update(_live_line(supervisor.status()))
-        finally:
-            summary = supervisor.stop()
-    _tell(summary, as_json)
-    if summary["alarms"]:
-        raise typer.Exit(ALARMED)
-
-
-def _live_line(status: dict[str, Any]) -> str:
-    counters, latency = status["counters"], status["latency_ms"]
-    delay = f"{latency['p50']:.0f} ms" if latency["p50"] is not None else "-"
-    return (
-        f"received {counters['received']}  recorded {counters['recorded']}  analysed {counters['analysed']}  "
-        f"skipped {counters['skipped']}  {status['frames_per_s']:.1f}/s  latency {delay}  "
-        f"columns {counters['columns']}  events {counters['events']}"
-    )
-
-
 def _override(
     settings: Settings, engine: str, pixel_size_nm: float | None, frame_period_s: float | None
 ) -> Settings:
@@ -312,31 +262,6 @@ def _override(
     parts = {**settings.model_dump(), "camera": camera}
     parts["engine"] = {**parts["engine"], "name": engine}
     return Settings.model_validate(parts)
-
-
-def _tell(summary: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(summary, default=str))
-        return
-    for key, value in summary.items():
-        Console().print(f"{key:>14}  {value}", highlight=False)
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console)
-
-
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and a service manager's SIGTERM set, so that work ends in good order."""
-    stop = threading.Event()
-    before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def main() -> None:

@@ -14,12 +14,13 @@ that lies about itself costs an exception, not memory.
 from __future__ import annotations
 
 import struct
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import imagecodecs
 import numpy as np
 
-from stream.frame import Algorithm, Encoding, WireError
+Algorithm = Literal["none", "lz4", "bslz4"]
 
 _codecs: Any = imagecodecs  # its type stubs know no memoryview
 _FRAMING = struct.Struct(">QI")
@@ -28,6 +29,24 @@ _BLOCK_BYTES = 8192  # bitshuffle's own default
 _LEAST_BLOCK_BYTES = 128  # bitshuffle's smallest; with crumbs a payload could keep its reader busy for ever
 _GROUP_BYTES = 1 << 18  # decoded bytes handled at once: fits the second-level cache
 _LZ4_BEST_RATIO = 255  # lz4 cannot shrink further: one byte of match length stands for at most 255
+
+
+class WireError(Exception):
+    """A message or payload that does not say what its format promises."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How a payload holds its counts: C-ordered (ny, nx) `dtype`, plain or compressed."""
+
+    shape_yx: tuple[int, int]
+    dtype: np.dtype[Any]
+    algorithm: Algorithm = "none"
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of the decoded frame."""
+        return self.shape_yx[0] * self.shape_yx[1] * self.dtype.itemsize
 
 
 def decode(payload: memoryview | bytes, encoding: Encoding, out: memoryview | None = None) -> np.ndarray:

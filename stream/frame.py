@@ -12,12 +12,14 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
+from stream.codecs import Algorithm, Encoding, WireError, decode
+
+__all__ = [
+    "Algorithm", "CalibrationError", "Encoding", "Frame", "FrameSource", "Gap", "GapReason", "Item",
+    "RecordingError", "SeriesEnd", "SeriesHeader", "Sink", "WireError",
+]  # fmt: skip
+
 GapReason = Literal["wire", "ring-full", "decode", "skipped-live", "paused", "restart"]
-Algorithm = Literal["none", "lz4", "bslz4"]
-
-
-class WireError(Exception):
-    """A message or payload that does not say what its format promises."""
 
 
 class CalibrationError(Exception):
@@ -64,20 +66,6 @@ class SeriesHeader:
         return self.shape_yx[0] * self.shape_yx[1] * self.dtype.itemsize
 
 
-@dataclass(frozen=True, slots=True)
-class Encoding:
-    """How a payload holds its counts: C-ordered (ny, nx) `dtype`, plain or compressed."""
-
-    shape_yx: tuple[int, int]
-    dtype: np.dtype[Any]
-    algorithm: Algorithm = "none"
-
-    @property
-    def frame_bytes(self) -> int:
-        """Bytes of the decoded frame."""
-        return self.shape_yx[0] * self.shape_yx[1] * self.dtype.itemsize
-
-
 @dataclass(slots=True)
 class Frame:
     """One exposure, as received.
@@ -112,10 +100,9 @@ class Frame:
             If the payload does not decode to exactly one frame.
         """
         if self._counts is None:
-            from stream.codecs import decode
-
-            self._counts = decode(self.payload, self.encoding, out=self.buffer)
-            self._counts.flags.writeable = False
+            counts = decode(self.payload, self.encoding, out=self.buffer)
+            counts.flags.writeable = False
+            self._counts = counts
         return self._counts
 
     def release(self) -> None:

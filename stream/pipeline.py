@@ -1,6 +1,6 @@
 """What happens to a frame, in order: decode, find columns, follow them. The only file that knows it.
 
-Live (stream.analyse) and in replay (`analyse_recording`) the frames go through the same `Analysis`.
+Live (stream.analyse) and in replay (stream.offline) the frames go through the same `Analysis`.
 """
 
 from __future__ import annotations
@@ -8,22 +8,18 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from engines.runtime import Engine, open_engine
+from engines.runtime import Engine
 from stream.columns import Columns
 from stream.config import Settings
-from stream.files import open_recording
-from stream.frame import CalibrationError, Frame, Gap, SeriesEnd, SeriesHeader, WireError
+from stream.frame import CalibrationError, Frame, Gap, SeriesHeader
 from stream.hopping import Hop
 from stream.infer import ColumnFinder
 from stream.maps import SpecimenMap
-from stream.tables import ResultFile
 from stream.tracking import Tracked, Tracker
 
 WARM_UP_SHAPE_YX = (512, 512)
@@ -224,76 +220,3 @@ def calibrated(header: SeriesHeader, settings: Settings) -> SeriesHeader:
 
 def _same_series(a: SeriesHeader, b: SeriesHeader) -> bool:
     return (a.series_id, a.shape_yx, a.pixel_size_nm) == (b.series_id, b.shape_yx, b.pixel_size_nm)
-
-
-def analyse_recording(
-    path: Path,
-    out: Path,
-    settings: Settings,
-    stopped: Callable[[], bool] = lambda: False,
-    on_frame: Callable[[int, int], object] = lambda done, total: None,
-) -> dict[str, Any]:
-    """Send a recording down the pipeline, every frame of it, and write the tables.
-
-    Returns
-    -------
-    A summary: frames, gaps, columns, sites, events, hops, seconds.
-
-    Raises
-    ------
-    CalibrationError, EngineMismatch
-        As `Analysis.begin`.
-    """
-    engine_settings = settings.engine
-    with (
-        open_engine(engine_settings.name, engine_settings.backend, engine_settings.threads) as engine,
-        open_recording(path) as recording,
-    ):
-        analysis = Analysis(settings, engine)
-        analysis.begin(recording.header)
-        header = analysis.header or recording.header
-        began_s = time.perf_counter()
-        with ResultFile(
-            out, header=header, settings_toml=settings.to_toml(), engine_toml=engine.manifest.to_toml()
-        ) as result:
-            for done, item in enumerate(recording):
-                if stopped():
-                    break
-                if isinstance(item, Gap):
-                    analysis.miss(item)
-                    result.add_gap(item)
-                elif isinstance(item, Frame):
-                    _see_and_keep(analysis, item, result)
-                    on_frame(done, len(recording))
-                elif isinstance(item, SeriesEnd):
-                    break
-            tracker = analysis.tracker
-            maps = analysis.draw_maps()
-            result.add_events(analysis.finish())
-            if tracker is not None:
-                result.finish(tracker, maps)
-        seconds = time.perf_counter() - began_s
-    report = analysis.report()
-    analysed = report["counters"]["analysed"]
-    return {
-        "file": str(out),
-        "frames": analysed,
-        **report["counters"],
-        "gaps": report["gaps"],
-        "seconds": round(seconds, 3),
-        "frames_per_s": round(analysed / seconds, 2) if seconds else 0.0,
-    }
-
-
-def _see_and_keep(analysis: Analysis, frame: Frame, result: ResultFile) -> None:
-    try:
-        seen = analysis.see(frame)
-    except WireError:
-        gap = Gap(frame.series_id, frame.index, 1, "decode")
-        analysis.miss(gap)
-        result.add_gap(gap)
-        return
-    finally:
-        frame.release()
-    if seen is not None:
-        result.add_frame(seen)

@@ -22,7 +22,7 @@ from __future__ import annotations
 import importlib.metadata
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
 import numpy as np
@@ -30,11 +30,9 @@ import numpy as np
 from stream.frame import Gap, RecordingError, SeriesHeader
 from stream.hopping import Hop
 from stream.maps import SpecimenMap
+from stream.pipeline import Seen
 from stream.segment import header_to_bytes
 from stream.tracking import Tracker
-
-if TYPE_CHECKING:
-    from stream.pipeline import Seen
 
 ROWS_AT_ONCE = 50_000
 
