@@ -136,6 +136,24 @@ def bench_live(engine_name: str, fps: float, seconds: float, side_px: int = 512)
     return {"what": f"live at {fps:g} frames/s", "side_px": side_px, **{k: summary[k] for k in keys}}
 
 
+def bench_memory(engine_name: str, frames: tuple[int, int] = (1_000, 10_000), fps: float = 100) -> Row:
+    """Resident memory of each process after few and after many analysed frames, MiB."""
+    held: dict[int, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory(prefix="hopscope-bench-", ignore_cleanup_errors=True) as folder:
+        settings = demo_settings(Path(folder), engine=engine_name, port=0)
+        detector = (simulated_detector, (settings.camera.endpoint, fps, 512, 5, None))
+        supervisor = Supervisor(settings, detector)
+        try:
+            supervisor.start()
+            for count in frames:
+                while supervisor.session.counter("analysed") < count:
+                    supervisor.tick(0.1)
+                held[count] = supervisor.session.rss_mib()
+        finally:
+            summary = supervisor.stop()
+    return {"what": "memory, MiB", "after_frames": held, "unaccounted": summary["unaccounted"]}
+
+
 def bench(engine_name: str, seconds: float, sides_px: tuple[int, ...] = (512, 1024)) -> Iterator[Row]:
     """Everything, row by row as it is measured."""
     yield {"what": "machine", "cores": os.cpu_count(), "engine": engine_name}
@@ -145,6 +163,7 @@ def bench(engine_name: str, seconds: float, sides_px: tuple[int, ...] = (512, 10
     if seconds:
         yield bench_live(engine_name, 30, seconds)
         yield bench_live(engine_name, 80, seconds)
+        yield bench_memory(engine_name)
 
 
 def _row(what: str, side_px: int, ms: float, beside: str = "", beside_ms: float = 0.0, **more: Any) -> Row:

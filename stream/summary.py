@@ -93,6 +93,10 @@ class Session:
         (t0, n0), (t1, n1) = self._rates[0], self._rates[-1]
         return (n1 - n0) / (t1 - t0) if t1 > t0 else 0.0
 
+    def rss_mib(self) -> dict[str, float]:
+        """Memory each process holds, MiB, where the system tells."""
+        return {name: round(r["rss_mib"], 1) for name, r in self._reports.items() if r.get("rss_mib")}
+
     def alarms(self) -> list[dict[str, Any]]:
         """Alarms that stand now, newest last."""
         now = time.monotonic()
@@ -130,7 +134,7 @@ class Session:
             "frames_per_s": round(counters["analysed"] / busy_s, 2) if busy_s > 0 else 0.0,
             "latency_ms": self._latency_ms,
             "recording": dict(self.recording) if self.recording else None,
-            "rss_mib": {name: r["rss_mib"] for name, r in self._reports.items() if "rss_mib" in r},
+            "rss_mib": self.rss_mib(),
             "alarms": [text for _, _, text in self._alarms]
             + [f"{name}: {r['alarm']}" for name, r in self._reports.items() if r.get("alarm")],
         }
