@@ -33,7 +33,7 @@ log = logging.getLogger("hopscope")
 
 ASK_S = 0.2  # between two questions to a child
 SILENT_S = 10.0  # an analysis that has not answered for so long is hung, and is restarted
-START_S = 120.0  # the very first start compiles the numerical kernels
+START_S = 300.0  # the very first start compiles the numerical kernels
 STOP_S = 20.0
 REHEARSE_S = 2.0  # a new understudy is not loaded while its principal is
 CALM_S = 10.0  # a child that dies twice within this time is restarted more slowly

@@ -71,6 +71,7 @@ def train(
     *,
     cache: Path | str = DEFAULT_CACHE,
     resume: bool = False,
+    start_from: Path | str | None = None,
     threads: int = 2,
     workers: int = 1,
 ) -> Path:
@@ -82,6 +83,7 @@ def train(
     Parameters
     ----------
     cache : folder of exit waves.
+    start_from : checkpoint of another training of the same network, whose weights this one begins with.
     threads : of torch; workers : processes that make images.
 
     Returns
@@ -115,6 +117,14 @@ def train(
         network.load_state_dict(start.network)
         optimizer.load_state_dict(start.optimizer)
         schedule.load_state_dict(start.schedule)
+    elif start_from is not None:
+        former = Checkpoint.load(Path(start_from))
+        if former.recipe.train.network != settings.network:
+            raise TrainingError(
+                f"{start_from} holds a {former.recipe.train.network}, this recipe trains a {settings.network}: "
+                "start from a checkpoint of the same network"
+            )
+        network.load_state_dict(former.network)
     first, commit = (0, _commit()) if start is None else (start.step, start.commit)
 
     training_waves(recipe, cache)
