@@ -221,16 +221,24 @@ def doctor(
 def train(
     recipe: Annotated[Path, typer.Argument(help="What to simulate, the network, and how to train it.")],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, curves and the engine.")],
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in that folder.")] = False,
+    start_from: Annotated[Path | None, typer.Option(help="A checkpoint whose weights to begin with.")] = None,
+    cache: Annotated[Path, typer.Option(help="Folder of exit waves.")] = Path("training/cache"),
+    as_json: Json = False,
 ) -> None:
-    """Train an engine on simulated images and export it (needs the training extra)."""
+    """Train a network on simulated images and export it as an engine (needs the training extra)."""
     try:
+        from training.export import export as export_engine
+        from training.recipe import load_recipe
         from training.train import train as run
     except ModuleNotFoundError as error:
         raise SettingsError(
             f"{error.name} is missing: training needs more than the base install; "
             "pip install 'hopscope[training]'"
         ) from None
-    run(recipe, out)
+    checkpoint = run(recipe, out, cache=cache, resume=resume, start_from=start_from)
+    written = export_engine(checkpoint, load_recipe(recipe).name, out, cache=cache)
+    tell({"checkpoint": str(checkpoint), "engines": [str(path) for path in written]}, as_json)
 
 
 @app.command(epilog="Example: hopscope bench --seconds 60 --json")
