@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +11,20 @@ import torch
 
 from stream.normalize import Normalizer
 from training.exitwave import ExitWave, cache_path, exit_waves, load_wave
-from training.imaging import Conditions, draw_conditions, expose, generator_for, optics
+from training.imaging import (
+    Conditions,
+    atom_contrast,
+    draw_conditions,
+    expose,
+    generator_for,
+    join,
+    optics,
+)
 from training.labels import column_map
 from training.recipe import Recipe
 
 VALIDATION_SEEDS = 100_000  # validation specimens are numbered from here, training ones from 0
+_DRAWS = 10
 DEFAULT_CACHE = Path(__file__).parent / "cache"
 
 
@@ -30,12 +39,18 @@ class Truth:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Normalized images (b, 1, ny, nx) f4 with their truths and conditions."""
+class Scene:
+    """Exit waves as a lens shows them, before any noise.
 
-    images: torch.Tensor
-    truths: list[Truth]
+    Attributes
+    ----------
+    intensity : (b, ny, nx) f4, 1 in vacuum.
+    conditions, truths : of each image.
+    """
+
+    intensity: torch.Tensor
     conditions: Conditions
+    truths: list[Truth]
 
 
 def training_waves(recipe: Recipe, cache: Path, workers: int = 2) -> None:
@@ -49,37 +64,62 @@ def validation_waves(recipe: Recipe, cache: Path, workers: int = 2) -> list[Exit
     return exit_waves(recipe.validation_specimen, recipe.waves, seeds, cache, workers)
 
 
-def render(
-    waves: Sequence[ExitWave],
-    conditions: Conditions,
-    recipe: Recipe,
-    seed: Sequence[int],
-    crop_px: int | None = None,
-) -> Batch:
-    """Image exit waves under conditions, one each, at a random place, turned and mirrored at random.
+def draw_scene(
+    waves: Sequence[ExitWave], recipe: Recipe, seed: Sequence[int], crop_px: int | None = None
+) -> Scene:
+    """Image each exit wave once, under usable conditions, at a random place, turned and mirrored at random.
+
+    Conditions are drawn anew for a wave until its columns show one sign of contrast (`ImagingSettings.min_agreement`):
+    where thick columns are bright and thin ones dark, no one can say which dots are columns. A specimen that does
+    not show it in ten draws, for it is tilted too far, is imaged as it comes.
 
     Parameters
     ----------
     waves : all of one size.
-    seed : of everything random here: place, orientation, amorphous film, shot noise.
+    seed : of everything random here: conditions, place, orientation, amorphous film.
     crop_px : side of the images; None for the exit waves' own.
     """
-    rng = np.random.default_rng(list(seed))
-    generator = generator_for(*seed)
     side = waves[0].wave.shape[0]
     crop = crop_px or side
-    moved, truths = [], []
-    for wave in waves:
-        image, yx = _move(wave.wave, wave.column_yx_nm / wave.sampling_nm, rng)
-        moved.append(torch.from_numpy(image))
-        inside = ((yx > -0.5) & (yx < crop - 0.5)).all(1)
-        truths.append(Truth(yx[inside], wave.column_atoms[inside], wave.sampling_nm, wave.kind))
-    sampling = torch.tensor([wave.sampling_nm * 10 for wave in waves])
-    intensity = optics(torch.stack(moved), sampling, conditions, recipe.waves.energy_ev, generator)
-    counts = expose(intensity[:, :crop, :crop], sampling, conditions, generator).numpy()
-    normalizer = Normalizer((crop, crop), recipe.data.normalize_sigma_nm / recipe.engine.nominal_nm_px)
-    images = np.stack([normalizer(image) for image in counts])
-    return Batch(torch.from_numpy(images)[:, None], truths, conditions)
+    energy_ev, pending = recipe.waves.energy_ev, list(range(len(waves)))
+    done: dict[int, tuple[torch.Tensor, Conditions, Truth]] = {}
+    for attempt in range(_DRAWS):
+        rng, generator = np.random.default_rng([*seed, attempt]), generator_for(*seed, attempt)
+        conditions = draw_conditions(recipe.imaging, len(pending), energy_ev, generator)
+        moved = [_move(waves[i], rng) for i in pending]
+        sampling = torch.tensor([10 * truth.sampling_nm for _, truth in moved])
+        images = torch.stack([torch.from_numpy(image) for image, _ in moved])
+        intensity = optics(images, sampling, conditions, energy_ev, generator)
+        contrast = atom_contrast(intensity, sampling).numpy()
+        for k, (i, (_, truth)) in enumerate(zip(pending, moved, strict=True)):
+            agreement = _agreement(contrast[k], truth)
+            if agreement >= recipe.imaging.min_agreement or attempt == _DRAWS - 1:
+                one = conditions[torch.tensor([k])]
+                done[i] = intensity[k, :crop, :crop], one, _inside(truth, crop)
+        pending = [i for i in pending if i not in done]
+        if not pending:
+            break
+    shown = [done[i] for i in range(len(waves))]
+    return Scene(
+        torch.stack([intensity for intensity, _, _ in shown]),
+        join([conditions for _, conditions, _ in shown]),
+        [truth for _, _, truth in shown],
+    )
+
+
+def photograph(
+    scene: Scene, recipe: Recipe, seed: Sequence[int], dose_e_angstrom2: float | None = None
+) -> torch.Tensor:
+    """Normalized camera images (b, 1, ny, nx) f4 of a scene, at its own doses or at one for all."""
+    conditions = scene.conditions
+    if dose_e_angstrom2 is not None:
+        doses = torch.full((len(conditions),), float(dose_e_angstrom2))
+        conditions = replace(conditions, dose_e_angstrom2=doses)
+    sampling = torch.tensor([10 * truth.sampling_nm for truth in scene.truths])
+    counts = expose(scene.intensity, sampling, conditions, generator_for(*seed)).numpy()
+    sigma_px = recipe.data.normalize_sigma_nm / recipe.engine.nominal_nm_px
+    normalizer = Normalizer(counts.shape[1:], sigma_px)
+    return torch.from_numpy(np.stack([normalizer(image) for image in counts]))[:, None]
 
 
 class TrainingImages(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -104,11 +144,8 @@ class TrainingImages(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]
         recipe = self.recipe
         seed = [recipe.train.seed, step]
         chosen = np.random.default_rng([*seed, 1]).integers(len(self._waves), size=recipe.data.batch)
-        conditions = draw_conditions(
-            recipe.imaging, recipe.data.batch, recipe.waves.energy_ev, generator_for(*seed, 2)
-        )
         crop = recipe.data.crop_px
-        batch = render([self._waves[i] for i in chosen], conditions, recipe, [*seed, 3], crop)
+        scene = draw_scene([self._waves[i] for i in chosen], recipe, [*seed, 2], crop)
         labels = [
             column_map(
                 truth.yx_px,
@@ -116,21 +153,35 @@ class TrainingImages(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]
                 recipe.data.label_width_angstrom / (10 * truth.sampling_nm),
                 self.stride,
             )
-            for truth in batch.truths
+            for truth in scene.truths
         ]
-        return batch.images, torch.from_numpy(np.stack(labels))[:, None]
+        return photograph(scene, recipe, [*seed, 3]), torch.from_numpy(np.stack(labels))[:, None]
 
 
-def _move(image: np.ndarray, yx_px: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Roll a periodic (n, n) image, turn and mirror it, at random; the points with it."""
-    side = image.shape[0]
+def _move(wave: ExitWave, rng: np.random.Generator) -> tuple[np.ndarray, Truth]:
+    """Roll a periodic exit wave, turn and mirror it, at random; the columns with it."""
+    side = wave.wave.shape[0]
     shift = rng.integers(side, size=2)
-    image = np.roll(image, shift, (0, 1))
-    yx = (yx_px + shift + 0.5) % side - 0.5
+    image = np.roll(wave.wave, shift, (0, 1))
+    yx = (wave.column_yx_nm / wave.sampling_nm + shift + 0.5) % side - 0.5
     if rng.random() < 0.5:
         image, yx = image.T, yx[:, ::-1]
     for axis in (0, 1):
         if rng.random() < 0.5:
             image = np.flip(image, axis)
             yx = np.where(np.arange(2) == axis, side - 1 - yx, yx)
-    return np.ascontiguousarray(image), yx
+    return np.ascontiguousarray(image), Truth(yx, wave.column_atoms, wave.sampling_nm, wave.kind)
+
+
+def _inside(truth: Truth, crop_px: int) -> Truth:
+    inside = ((truth.yx_px > -0.5) & (truth.yx_px < crop_px - 0.5)).all(1)
+    return replace(truth, yx_px=truth.yx_px[inside], atoms=truth.atoms[inside])
+
+
+def _agreement(contrast: np.ndarray, truth: Truth) -> float:
+    """The share of the columns of two atoms or more that shows the commoner sign; 1 where there are none."""
+    y, x = np.rint(truth.yx_px[truth.atoms >= 2]).astype(int).T
+    if len(y) == 0:
+        return 1.0
+    bright = float(np.mean(contrast[y % len(contrast), x % len(contrast)] > 0))
+    return max(bright, 1 - bright)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,12 +11,12 @@ from scipy.spatial import cKDTree
 from torch import nn
 
 from stream.columns import find_columns
-from training.dataset import Truth, render
+from training.dataset import Truth, draw_scene, photograph
 from training.exitwave import ExitWave
-from training.imaging import draw_conditions, generator_for
 from training.recipe import Recipe
 
 DOSES_E_ANGSTROM2 = (1000.0, 310.0, 100.0, 30.0, 10.0)
+_VALIDATION = 4711  # seed of the validation images
 _CANDIDATE = 0.05  # score from which a maximum is kept when thresholds are compared
 _JUDGED_ATOMS = 2  # columns of fewer atoms neither count when found nor when missed
 
@@ -103,15 +103,12 @@ def validation_images(
     -------
     Per dose, normalized images (ny, nx) f4 with their truth.
     """
-    conditions = draw_conditions(recipe.imaging, len(waves), recipe.waves.energy_ev, generator_for(4711))
-    shown: dict[float, list[tuple[np.ndarray, Truth]]] = {}
-    for dose in doses:
-        dosed = replace(conditions, dose_e_angstrom2=torch.full((len(waves),), float(dose)))
-        shown[dose] = []
-        for i in range(0, len(waves), size):
-            some = dosed[torch.arange(i, min(i + size, len(waves)))]
-            batch = render(waves[i : i + size], some, recipe, [4711, i, int(dose)])
-            shown[dose] += zip(batch.images[:, 0].numpy(), batch.truths, strict=True)
+    shown: dict[float, list[tuple[np.ndarray, Truth]]] = {dose: [] for dose in doses}
+    for i in range(0, len(waves), size):
+        scene = draw_scene(waves[i : i + size], recipe, [_VALIDATION, i])
+        for dose, images in shown.items():
+            photographs = photograph(scene, recipe, [_VALIDATION, i, int(dose)], dose)
+            images += zip(photographs[:, 0].numpy(), scene.truths, strict=True)
     return shown
 
 

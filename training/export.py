@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from engines.manifest import Manifest
-from training.dataset import DEFAULT_CACHE, TrainingImages, Truth, training_waves, validation_waves
+from training.dataset import DEFAULT_CACHE, Truth, draw_scene, photograph, validation_waves
 from training.evaluate import best_threshold, candidates, network_maps, score_at, validation_images
+from training.exitwave import exit_waves
 from training.networks import build_network
 from training.recipe import Recipe
 from training.train import Checkpoint
@@ -23,7 +24,7 @@ Shown = dict[float, list[tuple[np.ndarray, Truth]]]  # dose -> images and truths
 log = logging.getLogger(__name__)
 OPSET = 17  # read by OpenVINO and by ONNX Runtime alike
 _GOLDEN_PX = 128
-_CALIBRATION_BATCHES = 40
+_CALIBRATION = 120  # training specimens, one image each, that the int8 scales are taken from
 _TOLERANCE = {"fp32": 1e-3, "int8": 0.1}  # int8 kernels differ between backends and processors
 
 
@@ -73,11 +74,11 @@ def export(
     to_onnx(Probabilities(network, threshold), plain, network.multiple_of)
     written = [_finish(plain, trained, "fp32", judged)]
     if int8:
-        training_waves(recipe, cache)
-        images = TrainingImages(recipe, cache, network.stride)
-        steps = range(0, recipe.train.steps, max(1, recipe.train.steps // _CALIBRATION_BATCHES))
+        seen = range(min(_CALIBRATION, recipe.data.training))
+        waves = exit_waves(recipe.specimen, recipe.waves, seen, cache)
+        scene = draw_scene(waves, recipe, [recipe.train.seed, _CALIBRATION])
         quantized = out / f"{name}.onnx"
-        quantize(plain, quantized, [images[step][0].numpy() for step in steps])
+        quantize(plain, quantized, photograph(scene, recipe, [recipe.train.seed, _CALIBRATION]).numpy())
         written.append(_finish(quantized, trained, "int8", judged))
     return written
 
@@ -97,19 +98,20 @@ def to_onnx(model: nn.Module, path: Path, multiple_of: int) -> None:
     )
 
 
-def quantize(path: Path, out: Path, images: Sequence[np.ndarray]) -> None:
-    """Post-training quantization to int8 (NNCF): quantize and dequantize nodes in ONNX, scales from `images`."""
+def quantize(path: Path, out: Path, images: np.ndarray) -> None:
+    """Post-training quantization to int8 (NNCF): quantize and dequantize nodes in ONNX.
+
+    The scales are those of normalized images (n, 1, ny, nx) f4.
+    """
     import nncf
 
     model = onnx.load(path)
-    # a batch per image: the statistics are those of single images; symmetric, as int8 kernels want them
-    singles = [image[None] for batch in images for image in batch]
-    data = nncf.Dataset(singles, lambda image: {"input": image})
+    data = nncf.Dataset(list(images[:, None]), lambda image: {"input": image})
     quantized = nncf.quantize(
         model,
         data,
-        preset=nncf.QuantizationPreset.PERFORMANCE,
-        subset_size=len(singles),
+        preset=nncf.QuantizationPreset.PERFORMANCE,  # symmetric: zero points would fall back to fp32
+        subset_size=len(images),
         fast_bias_correction=True,
     )
     onnx.save(quantized, out)

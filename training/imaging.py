@@ -23,6 +23,7 @@ are left out: the normalization takes any straight line out again.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -40,6 +41,7 @@ class ImagingSettings(BaseModel):
     ----------
     min_transfer : conditions whose `transfer` is nearer to zero than this are not usable, and not drawn: the contrast
         of some spacings is at its reversal.
+    min_agreement : share of an image's columns (of two atoms or more) that must show one sign of contrast.
     deflection_angstrom : rms image vibration along each axis.
     amorphous_angstrom : thickness of a carbon film seen as a weak phase object, in `amorphous_fraction` of the images.
     counting_fraction : of the images, those from a counting camera.
@@ -64,6 +66,7 @@ class ImagingSettings(BaseModel):
     amorphous_fraction: float = Field(0.4, ge=0, le=1)
     unevenness: float = Field(0.2, ge=0, lt=1)
     min_transfer: float = Field(0.1, gt=0, lt=1)
+    min_agreement: float = Field(0.9, ge=0.5, le=1)
 
 
 @dataclass(slots=True)
@@ -91,6 +94,11 @@ class Conditions:
 
     def __getitem__(self, index: torch.Tensor) -> Conditions:
         return Conditions(*(getattr(self, field.name)[index] for field in fields(self)))
+
+
+def join(parts: Sequence[Conditions]) -> Conditions:
+    """Conditions of several batches as those of one."""
+    return Conditions(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Conditions)))
 
 
 def draw_conditions(
@@ -183,6 +191,14 @@ def transfer(conditions: Conditions, energy_ev: float) -> torch.Tensor:
     sine = torch.cat([(1j * ctf).real.flatten(1) for ctf in along], 1)
     low, high = sine.min(1).values, sine.max(1).values
     return torch.where(low > 0, low, torch.where(high < 0, high, torch.zeros_like(low)))
+
+
+def atom_contrast(intensity: torch.Tensor, sampling_angstrom: torch.Tensor) -> torch.Tensor:
+    """How much brighter than its surroundings within about 1 Å each pixel is, (b, ny, nx)."""
+    ny, nx = intensity.shape[-2:]
+    q2 = torch.fft.fftfreq(ny)[:, None] ** 2 + torch.fft.rfftfreq(nx)[None, :] ** 2
+    surroundings = torch.exp(-2 * math.pi**2 * q2 / sampling_angstrom[:, None, None] ** 2)
+    return intensity - torch.fft.irfft2(torch.fft.rfft2(intensity) * surroundings, s=(ny, nx))
 
 
 def optics(

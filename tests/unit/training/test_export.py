@@ -41,10 +41,10 @@ def test_a_threshold_moves_to_one_half(tmp_path):
 
 def test_int8_runs_in_both_runtimes_and_stays_close(network, tmp_path):
     to_onnx(Probabilities(network), tmp_path / "n.onnx", network.multiple_of)
-    images = [np.random.default_rng(i).normal(size=(2, 1, 64, 64)).astype("f4") for i in range(4)]
+    images = np.random.default_rng(0).normal(size=(8, 1, 64, 64)).astype("f4")
     quantize(tmp_path / "n.onnx", tmp_path / "q.onnx", images)
-    exact = onnxruntime_maps(tmp_path / "n.onnx")(images[0])
+    exact = onnxruntime_maps(tmp_path / "n.onnx")(images)
     for maps in (onnxruntime_maps, openvino_maps):
-        difference = maps(tmp_path / "q.onnx")(images[0]) - exact
+        difference = maps(tmp_path / "q.onnx")(images) - exact
         assert 0 < np.sqrt((difference**2).mean()) < 0.03
     assert (tmp_path / "q.onnx").stat().st_size < 0.5 * (tmp_path / "n.onnx").stat().st_size

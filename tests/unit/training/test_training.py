@@ -12,9 +12,9 @@ pytest.importorskip("abtem")
 import training.train as training_run
 from stream.normalize import normalize_exact
 from training.baseline import tuned_log
-from training.dataset import TrainingImages, Truth, render, training_waves, validation_waves
+from training.dataset import TrainingImages, Truth, draw_scene, photograph, training_waves, validation_waves
 from training.evaluate import Score, judge, match
-from training.imaging import draw_conditions, generator_for
+from training.imaging import atom_contrast, generator_for
 from training.labels import column_map
 from training.losses import mean_squared_error, soft_cross_entropy
 from training.networks import build_network
@@ -108,19 +108,20 @@ def test_labels_peak_on_the_columns_at_any_stride():
 def test_images_are_normalized_as_in_use_and_labels_lie_on_columns(cache):
     recipe = load_recipe(cache / "recipe.toml")
     waves = validation_waves(recipe, cache)
-    conditions = draw_conditions(recipe.imaging, 2, 300e3, generator_for(0))
-    conditions.dose_e_angstrom2[:] = 1e6
-    conditions.amorphous_angstrom[:] = 0
-    conditions.defocus_angstrom[:] = 55
-    conditions.cs_um[:] = 0
-    batch = render(waves, conditions, recipe, [1])
-    image = batch.images[0, 0].numpy()
+    scene = draw_scene(waves, recipe, [1])
+    images = photograph(scene, recipe, [2], dose_e_angstrom2=1e6)[:, 0].numpy()
+    image = images[0]
     # normalizing what is normalized changes next to nothing: this is the stream's normalization
     again = normalize_exact(image, recipe.data.normalize_sigma_nm / recipe.engine.nominal_nm_px)
     assert np.abs(again - image).mean() < 0.1
-    for image, truth in zip(batch.images[:, 0].numpy(), batch.truths, strict=True):
+    for image, truth in zip(images, scene.truths, strict=True):
         assert len(truth.yx_px) > 10
         assert tuned_log(image, truth).f1 > 0.8  # moved together, image and truth
+    contrast = atom_contrast(scene.intensity, torch.full((2,), 0.2)).numpy()
+    for shown, truth in zip(contrast, scene.truths, strict=True):
+        y, x = np.rint(truth.yx_px[truth.atoms >= 2]).astype(int).T % 96
+        bright = np.mean(shown[y, x] > 0)
+        assert max(bright, 1 - bright) >= 0.9  # usable: the columns show one sign
 
 
 def test_a_step_is_the_same_whoever_makes_it(cache):

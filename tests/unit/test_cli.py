@@ -1,0 +1,89 @@
+"""Every command explains itself with an example, and refuses in one line what it cannot do."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from stream.cli import app
+
+COMMANDS = [
+    "demo", "live", "publish", "replay", "simulate", "detect", "export", "doctor", "train", "bench",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert f"Example: hopscope {command}" in " ".join(result.output.split())
+
+
+def hopscope(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "stream.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+def test_an_image_without_a_pixel_size_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones((64, 64), np.uint16))
+    done = hopscope("detect", "a.npy", "--csv", "out.csv", folder=tmp_path)
+    assert done.returncode == 3
+    assert "--pixel-size-nm" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.npy"]
+
+
+def test_an_engine_that_does_not_fit_names_both_samplings(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones((64, 64), np.uint16))
+    done = hopscope("detect", "a.npy", "--csv", "out.csv", "--pixel-size-nm", "0.3", folder=tmp_path)
+    assert done.returncode == 3
+    assert "0.3 nm/px" in done.stderr
+    assert "0.018 to 0.022 nm/px" in done.stderr
+
+
+def test_simulate_replay_export_hang_together(tmp_path: Path) -> None:
+    made = hopscope("simulate", "--out", "m.h5", "--frames", "40", "--shape", "256", "--json", folder=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert json.loads(made.stdout)["frames"] == 40
+    done = hopscope("replay", "m.h5", "--out", "r.h5", "--json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["frames"] == summary["analysed"] == 40
+    assert summary["gaps"] == {}
+    exported = hopscope("export", "r.h5", "--csv", "t", "--png", "p", folder=tmp_path)
+    assert exported.returncode == 0, exported.stderr
+    header = (tmp_path / "t" / "columns.csv").read_text().splitlines()[0]
+    assert {"y", "x", "frame", "particle"} <= set(header.split(","))
+    assert (tmp_path / "p" / "events.png").stat().st_size > 1000
+
+    again = hopscope("replay", "m.h5", "--out", "r.h5", folder=tmp_path)
+    assert again.returncode == 3
+    assert "never overwritten" in again.stderr
+
+
+def test_detect_writes_columns_in_pixels_of_the_image(tmp_path: Path) -> None:
+    from stream.phantom import Phantom
+
+    phantom = Phantom(seed=4, shape_px=256, frames=1)
+    np.save(tmp_path / "a.npy", phantom.render(0))
+    done = hopscope("detect", "a.npy", "--csv", "out.csv", "--pixel-size-nm", "0.02", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = np.genfromtxt(tmp_path / "out.csv", delimiter=",", names=True, dtype=None, encoding="utf-8")
+    found = np.column_stack([table["y"], table["x"]])
+    truth = phantom.truth.columns(0)
+    apart = np.hypot(*(found[:, None] - truth[None]).transpose(2, 0, 1)).min(axis=0)
+    assert (apart < 3).mean() > 0.9
+
+
+def test_a_sender_that_cannot_bind_says_what_is_expected(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones((2, 64, 64), np.uint16))
+    done = hopscope("publish", "a.npy", "--to", "tcp://nonsense", folder=tmp_path)
+    assert done.returncode == 3
+    assert "tcp://127.0.0.1:31001" in done.stderr
+    assert "Traceback" not in done.stderr
