@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import tempfile
 from dataclasses import asdict
@@ -18,6 +19,9 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
+
+# Before numpy is loaded: the network has the cores, small matrix products must not contend for them.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from engines.manifest import EngineMismatch
 from stream.config import Settings, SettingsError, load_settings

@@ -19,12 +19,13 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from rich.progress import Progress
+from scipy.fft import irfft2, rfft2
 
 from training.imaging import wavelength_angstrom
 from training.specimen import Specimen, SpecimenSettings, make_specimen
 
 log = logging.getLogger(__name__)
-_FORMAT = 2  # raise it when the simulation changes, so that old cache entries are no longer met
+_FORMAT = 3  # raise it when the simulation changes, so that old cache entries are no longer met
 
 
 class CacheError(ValueError):
@@ -87,7 +88,8 @@ def exit_wave(specimen: Specimen, side_px: int, settings: WaveSettings) -> ExitW
             slice_thickness=settings.slice_angstrom,
             parametrization="lobato",
             projection="infinite",
-        )
+        ).build(lazy=False)
+        _vibrate(potential.array, specimen.thermal_angstrom, specimen.box_angstrom[0] / fine_px)
         wave = abtem.PlaneWave(energy=settings.energy_ev).multislice(potential, lazy=False)
         xy = _propagate(
             np.asarray(wave.array),
@@ -103,6 +105,15 @@ def exit_wave(specimen: Specimen, side_px: int, settings: WaveSettings) -> ExitW
         column_atoms=specimen.column_atoms,
         kind=specimen.kind,
     )
+
+
+def _vibrate(slices: np.ndarray, rms_angstrom: float, sampling_angstrom: float) -> None:
+    """Blur projected potentials (n, nx, ny), in place, by the vibration of the atoms (Debye-Waller)."""
+    nx, ny = slices.shape[1:]
+    q2 = np.fft.fftfreq(nx)[:, None] ** 2 + np.fft.rfftfreq(ny)[None, :] ** 2
+    damping = np.exp(-2 * np.pi**2 * (rms_angstrom / sampling_angstrom) ** 2 * q2).astype(slices.dtype)
+    for potential in slices:
+        potential[:] = irfft2(rfft2(potential) * damping, s=potential.shape)
 
 
 def _propagate(

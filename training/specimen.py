@@ -39,7 +39,9 @@ class SpecimenSettings(BaseModel):
     sampling_angstrom_px : size of a pixel; drawn per specimen, it is the jitter of the magnification.
     diameter_angstrom : of the particle before roughening.
     tilt_deg : of the particle away from its zone axis.
-    thermal_angstrom : rms displacement of an atom along each axis.
+    thermal_angstrom : rms vibration of an atom along each axis; it blurs the potential (Debye-Waller), for an exposure
+        sees the average of very many vibrations.
+    disorder_angstrom : rms displacement of an atom along each axis that stays.
     support_fraction, empty_fraction : of all specimens, those with a support, and those without a particle.
     stirred_fraction : of the particles, those whose columns are taken away and added (`stir_columns`).
     """
@@ -52,7 +54,8 @@ class SpecimenSettings(BaseModel):
     sampling_angstrom_px: tuple[float, float] = (0.18, 0.22)
     diameter_angstrom: tuple[float, float] = (18.0, 46.0)
     tilt_deg: tuple[float, float] = (0.0, 3.0)
-    thermal_angstrom: tuple[float, float] = (0.03, 0.08)
+    thermal_angstrom: tuple[float, float] = (0.07, 0.11)
+    disorder_angstrom: tuple[float, float] = (0.0, 0.03)
     support_fraction: float = Field(0.7, ge=0, le=1)
     empty_fraction: float = Field(0.08, ge=0, le=1)
     stirred_fraction: float = Field(0.0, ge=0, le=1)
@@ -67,6 +70,7 @@ class Specimen:
     numbers : (n,) i8, atomic numbers.
     xyz_angstrom : (n, 3) f8.
     box_angstrom : (3,) f8, periodic in x and y.
+    thermal_angstrom : rms vibration of the atoms along each axis.
     focus_z_angstrom : height of the particle's middle, to which a defocus refers; the box's without a particle.
     column_yx_nm : (m, 2) f8, mean position of each particle column's atoms.
     column_atoms : (m,) i8, atoms in each.
@@ -76,6 +80,7 @@ class Specimen:
     numbers: np.ndarray
     xyz_angstrom: np.ndarray
     box_angstrom: np.ndarray
+    thermal_angstrom: float
     focus_z_angstrom: float
     column_yx_nm: np.ndarray
     column_atoms: np.ndarray
@@ -244,7 +249,7 @@ def make_specimen(settings: SpecimenSettings, seed: int) -> Specimen:
     atoms = xyz if slab is None else np.concatenate([xyz, slab.xyz_angstrom])
     if slab is not None:
         numbers = np.concatenate([numbers, slab.numbers])
-    atoms = atoms + rng.normal(0, rng.uniform(*settings.thermal_angstrom), atoms.shape)
+    atoms = atoms + rng.normal(0, rng.uniform(*settings.disorder_angstrom), atoms.shape)
 
     low = atoms[:, 2].min() if len(atoms) else 0.0
     high = atoms[:, 2].max() if len(atoms) else 4.0
@@ -261,6 +266,7 @@ def make_specimen(settings: SpecimenSettings, seed: int) -> Specimen:
         numbers=numbers,
         xyz_angstrom=atoms,
         box_angstrom=np.array([side, side, high - low + 4.0]),
+        thermal_angstrom=float(rng.uniform(*settings.thermal_angstrom)),
         focus_z_angstrom=float(particle[:, 2].mean()) if len(particle) else (high - low + 4.0) / 2,
         column_yx_nm=mean_xy[:, ::-1] / 10,
         column_atoms=counts.astype(np.int64),

@@ -6,7 +6,16 @@ pytest.importorskip("torch")
 
 from scipy.spatial import cKDTree
 
-from training.exitwave import CacheError, WaveSettings, cache_path, exit_wave, exit_waves, load_wave, simulate
+from training.exitwave import (
+    CacheError,
+    WaveSettings,
+    _vibrate,
+    cache_path,
+    exit_wave,
+    exit_waves,
+    load_wave,
+    simulate,
+)
 from training.specimen import (
     Specimen,
     SpecimenSettings,
@@ -90,6 +99,7 @@ def test_abtem_is_transposed_and_converted_once():
         numbers=np.full(4, 79),
         xyz_angstrom=np.stack([np.full(4, x), np.full(4, y), z], -1),
         box_angstrom=np.array([12.8, 12.8, 14.0]),
+        thermal_angstrom=0.08,
         focus_z_angstrom=6.35,
         column_yx_nm=np.array([[y, x]]) / 10,
         column_atoms=np.array([4]),
@@ -123,3 +133,37 @@ def test_the_cache_gives_back_what_was_simulated_and_says_what_is_corrupt(tmp_pa
     again = exit_waves(SMALL, waves, [1], tmp_path, workers=1)
     assert "simulating it again" in caplog.text
     assert np.array_equal(again[0].wave, first.wave)
+
+
+def test_vibration_blurs_the_potential_as_debye_and_waller_say():
+    """The mean of very many frozen displacements is the potential under a Gaussian of their rms."""
+    rng = np.random.default_rng(0)
+    x = np.arange(64) * 0.1
+    rms = 0.25
+
+    def atom(cx, cy):
+        return np.exp(-((x[:, None] - cx) ** 2 + (x[None, :] - cy) ** 2) / (2 * 0.3**2))
+
+    frozen = np.mean([atom(*(3.2 + rng.normal(0, rms, 2))) for _ in range(4000)], axis=0)
+    vibrating = atom(3.2, 3.2)[None].copy()
+    _vibrate(vibrating, rms, 0.1)
+    assert np.abs(vibrating[0] - frozen).max() < 0.02
+    assert np.abs(atom(3.2, 3.2) - frozen).max() > 0.3
+
+
+def test_the_wave_is_focused_on_the_particles_middle():
+    """However much empty box lies below a column, the wave is the same."""
+    waves = []
+    for below in (2.0, 40.0):
+        specimen = Specimen(
+            numbers=np.array([79]),
+            xyz_angstrom=np.array([[6.4, 6.4, 3.0]]),
+            box_angstrom=np.array([12.8, 12.8, 4.0 + below]),
+            thermal_angstrom=0.08,
+            focus_z_angstrom=3.0,
+            column_yx_nm=np.array([[0.64, 0.64]]),
+            column_atoms=np.array([1]),
+            kind="an atom",
+        )
+        waves.append(exit_wave(specimen, 64, WaveSettings()).wave)
+    assert np.abs(waves[0] - waves[1]).max() < 0.02
