@@ -64,7 +64,7 @@ class EngineSettings(_Section):
 class Tracking(_Section):
     """How columns become sites, occupancy and events."""
 
-    lag_frames: int = Field(default=6, ge=1, le=100)
+    lag_frames: int = Field(default=10, ge=1, le=100)
     checkpoint_s: float = Field(default=1.0, gt=0)
 
 

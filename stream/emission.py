@@ -11,10 +11,12 @@ import numpy as np
 
 from stream.places import DETECTED, MISSED, UNOBSERVED
 
-# of P(detected | empty) and P(detected | occupied): a column seen less often is none; one miss is no proof
-_LOWEST, _HIGHEST = np.array([[0.002], [0.5]]), np.array([[0.25], [0.995]])
+# of P(detected | empty) and P(detected | occupied): a column seen less often is none; one miss is no proof,
+# and a site that the network finds hard (thick, near a contrast reversal) is soon known as such
+_LOWEST, _HIGHEST = np.array([[0.002], [0.2]]), np.array([[0.25], [0.995]])
+_TRUSTED = 0.95  # however reliably a site was detected so far, a miss says no more than this lets it
 _POOL_FRAMES = 500.0  # weight of the start values against all sites together, in site-frames
-_SITE_FRAMES = 50.0  # weight of the common value against one site's own record
+_SITE_FRAMES = 10.0  # weight of the common value against one site's own record
 
 
 class Emission:
@@ -81,7 +83,7 @@ class Emission:
         """
         detect = self.detect[:, first:]
         hit = np.log(detect[1] / detect[0])
-        miss = np.log((1.0 - detect[1]) / (1.0 - detect[0]))
+        miss = np.log((1.0 - np.minimum(detect[1], _TRUSTED)) / (1.0 - detect[0]))
         return np.where(code == DETECTED, hit, np.where(code == MISSED, miss, 0.0))
 
     def learn(self, code: np.ndarray, p_occupied: np.ndarray) -> None:

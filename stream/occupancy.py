@@ -74,7 +74,7 @@ class OccupancyFilter:
         For a period, lag or rate that is not positive.
     """
 
-    def __init__(self, frame_period_s: float, *, lag: int = 6, rate_hz: float | None = None) -> None:
+    def __init__(self, frame_period_s: float, *, lag: int = 10, rate_hz: float | None = None) -> None:
         rate_hz = 0.02 / frame_period_s if rate_hz is None and frame_period_s > 0 else rate_hz
         if not 0 < frame_period_s < np.inf or lag < 1 or rate_hz is None or not 0 < rate_hz < np.inf:
             raise ValueError(

@@ -70,7 +70,7 @@ class Tracker:
         frame_period_s: float,
         *,
         spacing_nm: float = 0.25,
-        lag: int = 6,
+        lag: int = 10,
         rate_hz: float | None = None,
         emission: Emission | None = None,
         birth_score: float = 0.0,

@@ -48,7 +48,9 @@ def test_an_engine_that_does_not_fit_names_both_samplings(tmp_path: Path) -> Non
 
 
 def test_simulate_replay_export_hang_together(tmp_path: Path) -> None:
-    made = hopscope("simulate", "--out", "m.h5", "--frames", "40", "--shape", "256", "--json", folder=tmp_path)
+    made = hopscope(
+        "simulate", "--out", "m.h5", "--frames", "40", "--shape", "256", "--json", folder=tmp_path
+    )
     assert made.returncode == 0, made.stderr
     assert json.loads(made.stdout)["frames"] == 40
     done = hopscope("replay", "m.h5", "--out", "r.h5", "--json", folder=tmp_path)
