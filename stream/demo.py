@@ -13,7 +13,7 @@ from stream.phantom import Phantom
 from stream.processes import free_port
 from stream.replay import play
 
-FAR_FUTURE_FRAMES = 10**9  # a continuous acquisition announces a huge number
+TALLEST_ATOMS = 10  # of a column; taller ones come near a contrast reversal, where the shipped engine wavers
 
 
 def demo_settings(directory: Path, *, engine: str, port: int) -> Settings:
@@ -23,6 +23,13 @@ def demo_settings(directory: Path, *, engine: str, port: int) -> Settings:
         record=Record(directory=directory, min_free_mib=256),
         engine=EngineSettings(name=engine),
         page=Page(port=port),
+    )
+
+
+def demo_phantom(*, seed: int, shape_px: int, frames: int | None, fps: float) -> Phantom:
+    """The demo's specimen: thin enough that all its columns are dark at the phantom's focus."""
+    return Phantom(
+        seed=seed, shape_px=shape_px, frames=frames, frame_period_s=1 / fps, max_height=TALLEST_ATOMS
     )
 
 
@@ -39,7 +46,7 @@ def simulated_detector(
     def on_frame(_: Frame) -> None:
         sent["frames"] += 1
 
-    phantom = Phantom(seed=seed, shape_px=shape_px, frames=frames, frame_period_s=1 / fps)
+    phantom = demo_phantom(seed=seed, shape_px=shape_px, frames=frames, fps=fps)
     orders.say_ready()
     play(
         phantom,

@@ -20,7 +20,7 @@ import pytest
 import zmq
 
 from stream.config import Camera, Page, Record, Settings
-from stream.demo import simulated_detector
+from stream.demo import demo_phantom, simulated_detector
 from stream.files import open_recording
 from stream.frame import Frame, Gap
 from stream.phantom import Phantom
@@ -79,7 +79,7 @@ def test_every_frame_sent_is_recorded_and_accounted_for(tmp_path: Path) -> None:
     assert summary["alarms"] == []
     assert summary["latency_ms"]["p50"] > 0
 
-    phantom = Phantom(seed=3, shape_px=SHAPE, frames=150, frame_period_s=1 / 100)
+    phantom = demo_phantom(seed=3, shape_px=SHAPE, frames=150, fps=100)
     (path,) = recordings(tmp_path)
     with open_recording(path) as recording:
         frames = [item for item in recording if isinstance(item, Frame)]
