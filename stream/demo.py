@@ -13,7 +13,7 @@ from stream.phantom import Phantom
 from stream.processes import free_port
 from stream.replay import play
 
-TALLEST_ATOMS = 10  # of a column; taller ones come near a contrast reversal, where the shipped engine wavers
+TALLEST_ATOMS = 10  # of a column; in thicker particles the shipped engine wavers in the middle
 
 
 def demo_settings(directory: Path, *, engine: str, port: int) -> Settings:
@@ -27,7 +27,7 @@ def demo_settings(directory: Path, *, engine: str, port: int) -> Settings:
 
 
 def demo_phantom(*, seed: int, shape_px: int, frames: int | None, fps: float) -> Phantom:
-    """The demo's specimen: thin enough that all its columns are dark at the phantom's focus."""
+    """The demo's specimen: thin enough for the shipped engine."""
     return Phantom(
         seed=seed, shape_px=shape_px, frames=frames, frame_period_s=1 / fps, max_height=TALLEST_ATOMS
     )
