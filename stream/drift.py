@@ -1,9 +1,10 @@
-"""How far the specimen has moved: one rigid shift per frame, from columns against known sites.
+"""How far the specimen has moved: one rigid shift and turn per frame, from columns against known sites.
 
 The shift is the median residual of columns to their nearest sites, near where the specimen was last.
 A lattice fits itself again one lattice vector further on, so a fit that leaves more columns and
 sites without a partner than usual is checked against a vote over all pairs: the outline decides, and
-where it does not, the smallest shift.
+where it does not, the smallest shift. A turn is followed from frame to frame: what columns far from the middle
+have left over when the shift is known.
 """
 
 from __future__ import annotations
@@ -17,15 +18,19 @@ from stream.matching import match, nearest
 
 _GATE = 0.25  # of the spacing: a column further from a site than this is no partner of it
 _ALPHA = 0.05  # of the running mean of unpartnered points
+_TURNING = 12  # matched columns needed to tell a turn
+_CHANCE = 1.5  # standard errors of a turn that are taken for chance
 
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """Where the specimen is in one frame.
+    """Where the specimen is in one frame: shifted, then turned about the middle of the frame.
 
     Attributes
     ----------
-    yx_px : (2,) f8; a site at specimen position p (px) is at p + yx_px in the frame.
+    yx_px : (2,) f8, the shift along the specimen's own axes.
+    turn_rad : clockwise as pictures are shown (y down).
+    centre_yx_px : (2,) f8, the middle of the frame.
     residual_px : rms distance of columns to their sites after the shift (2-D), NaN if not measured.
     matched : columns that have a site as partner.
     measured : False where the frame could not say; `yx_px` is then that of the frame before.
@@ -34,10 +39,26 @@ class Shift:
     """
 
     yx_px: np.ndarray
+    turn_rad: float
+    centre_yx_px: np.ndarray
     residual_px: float
     matched: int
     measured: bool
     lost: bool
+
+    def to_frame_px(self, specimen_yx_px: np.ndarray) -> np.ndarray:
+        """Specimen positions (n, 2) in pixels -> in the frame's pixels."""
+        return turned(specimen_yx_px + self.yx_px, self.turn_rad, self.centre_yx_px)
+
+    def upright(self, yx_px: np.ndarray) -> np.ndarray:
+        """Frame positions (n, 2) in pixels, turned back: they differ from specimen positions by the shift alone."""
+        return turned(yx_px, -self.turn_rad, self.centre_yx_px)
+
+
+def turned(yx_px: np.ndarray, turn_rad: float, centre_yx_px: np.ndarray) -> np.ndarray:
+    """Points (n, 2) turned about a centre, clockwise as pictures are shown (y down)."""
+    cosine, sine = np.cos(turn_rad), np.sin(turn_rad)
+    return (yx_px - centre_yx_px) @ np.array([[cosine, -sine], [sine, cosine]]) + centre_yx_px
 
 
 @njit(cache=True, nogil=True)
@@ -70,6 +91,29 @@ def _settle(yx, reference, start, spacing_px):
     return shift
 
 
+def _turn(yx: np.ndarray, reference: np.ndarray, centre: np.ndarray, gate: float) -> float:
+    """By how much `yx` (n, 2) is turned about `centre` against `reference` (m, 2), in rad; 0 where chance would do it.
+
+    Least squares over partners, those far off left out; what could be chance is taken off, so that noise makes no
+    turn and a slow one is followed a little later.
+    """
+    partner, _ = nearest(yx, reference, gate)
+    found = np.flatnonzero(partner >= 0)
+    if len(found) < _TURNING:
+        return 0.0
+    arm = reference[partner[found]] - centre
+    residual = yx[found] - reference[partner[found]]
+    size = np.hypot(*residual.T)
+    near = size <= 3.0 * np.median(size)
+    arm, residual = arm[near] - arm[near].mean(axis=0), residual[near] - residual[near].mean(axis=0)
+    lever2 = (arm**2).sum()
+    if not lever2 > 0:
+        return 0.0
+    turn = float((arm[:, 1] * residual[:, 0] - arm[:, 0] * residual[:, 1]).sum() / lever2)
+    chance = _CHANCE**2 * 0.5 * float((residual**2).mean(axis=0).sum() / lever2)
+    return turn * max(0.0, 1.0 - chance / max(turn**2, 1e-300))
+
+
 def _inside(yx: np.ndarray, low: np.ndarray | float, high: np.ndarray, margin: float) -> np.ndarray:
     return np.all((yx >= low + margin) & (yx <= high - margin), axis=1)
 
@@ -93,7 +137,9 @@ class Drift:
         self.reach_px = 0.5 * min(shape_yx) if reach_px is None else reach_px
         self.least = least
         self._shape = np.asarray(shape_yx, np.float64)
+        self._centre = (self._shape - 1) / 2
         self._yx_px = np.zeros(2)
+        self._turn_rad = np.zeros(1)
         self._seen = np.array([[0.0, 0.0], self._shape - 1])  # specimen px that were ever in view
         self._unmatched = np.full(1, np.nan)  # running mean
         self._lost = np.zeros(1, np.int64)
@@ -117,7 +163,8 @@ class Drift:
         reference_yx_px : (m, 2), sites where a column is expected, in the specimen's pixels.
         spacing_px : median distance between neighbouring sites.
         """
-        yx = np.ascontiguousarray(yx_px, np.float64)
+        as_seen = np.ascontiguousarray(yx_px, np.float64)
+        yx = self._upright(as_seen)
         reference = np.ascontiguousarray(reference_yx_px, np.float64)
         if len(reference) < self.least:
             return self._give(self._yx_px, float("nan"), 0, measured=False, lost=False)
@@ -130,6 +177,11 @@ class Drift:
             fit = self._search(yx, reference, spacing_px, fit)
         if not fit.good:
             return self._give(self._yx_px, float("nan"), fit.matched, measured=False, lost=True)
+        turn_rad = _turn(yx - fit.shift, reference, self._centre - fit.shift, _GATE * spacing_px)
+        if turn_rad:
+            self._turn_rad += turn_rad
+            yx = self._upright(as_seen)
+            fit = self._judge(yx, reference, _settle(yx, reference, fit.shift, spacing_px), spacing_px)
         self._unmatched[0] = fit.unmatched if np.isnan(usual) else usual + _ALPHA * (fit.unmatched - usual)
         self._seen[0] = np.minimum(self._seen[0], -fit.shift)
         self._seen[1] = np.maximum(self._seen[1], self._shape - 1 - fit.shift)
@@ -138,7 +190,11 @@ class Drift:
     def _give(self, shift: np.ndarray, residual_px: float, matched: int, measured: bool, lost: bool) -> Shift:
         self._yx_px = shift
         self._lost[0] = self._lost[0] + 1 if lost else 0
-        return Shift(shift.copy(), residual_px, matched, measured, lost)
+        turn_rad = float(self._turn_rad[0])
+        return Shift(shift.copy(), turn_rad, self._centre, residual_px, matched, measured, lost)
+
+    def _upright(self, yx: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(turned(yx, -float(self._turn_rad[0]), self._centre))
 
     def _judge(self, yx: np.ndarray, reference: np.ndarray, shift: np.ndarray, spacing_px: float) -> _Fit:
         """Count partners, and the columns and sites that should have one and do not.
@@ -188,6 +244,7 @@ class Drift:
         """All that `restore` needs, as copies."""
         return {
             "yx_px": self._yx_px.copy(),
+            "turn_rad": self._turn_rad.copy(),
             "seen": self._seen.copy(),
             "unmatched": self._unmatched.copy(),
             "lost": self._lost.copy(),
@@ -196,6 +253,7 @@ class Drift:
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Go on from a `state()` of a Drift made with the same arguments."""
         self._yx_px = np.array(state["yx_px"], np.float64)
+        self._turn_rad = np.array(state["turn_rad"], np.float64)
         self._seen = np.array(state["seen"], np.float64)
         self._unmatched = np.array(state["unmatched"], np.float64)
         self._lost = np.array(state["lost"], np.int64)

@@ -70,6 +70,13 @@ class Emission:
         self._frames = np.concatenate([self._frames, room], axis=1)
         self._detections = np.concatenate([self._detections, room], axis=1)
 
+    @property
+    def told(self) -> np.ndarray:
+        """(m,) f8, how far the log ratios of occupied and empty frames lie apart on average: what it is worth."""
+        detect = self.detect
+        hit, miss = self._ratios(detect)
+        return (detect[1] - detect[0]) * (hit - miss)
+
     def log_ratio(self, code: np.ndarray, first: int = 0) -> np.ndarray:
         """log P(code | occupied) / P(code | empty).
 
@@ -81,10 +88,13 @@ class Emission:
         -------
         (..., m - first) f8; 0 where a site was not observed.
         """
-        detect = self.detect[:, first:]
-        hit = np.log(detect[1] / detect[0])
-        miss = np.log((1.0 - np.minimum(detect[1], _TRUSTED)) / (1.0 - detect[0]))
+        hit, miss = self._ratios(self.detect[:, first:])
         return np.where(code == DETECTED, hit, np.where(code == MISSED, miss, 0.0))
+
+    @staticmethod
+    def _ratios(detect: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        hit = np.log(detect[1] / detect[0])
+        return hit, np.log((1.0 - np.minimum(detect[1], _TRUSTED)) / (1.0 - detect[0]))
 
     def learn(self, code: np.ndarray, p_occupied: np.ndarray) -> None:
         """Refine from codes (m,) and the smoothed P(occupied) (m,) of the same frame.

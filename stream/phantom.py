@@ -15,11 +15,11 @@ import numpy as np
 from numba import njit
 
 from stream.frame import Encoding, Frame, Item, SeriesEnd, SeriesHeader
-from stream.phantom_motion import Drift, Kinetics
+from stream.phantom_motion import Drift, Kinetics, Turn
 from stream.phantom_optics import ColumnImages, Optics, oxide_wave
 from stream.phantom_particle import SPACING_NM, gold_particle
 from stream.phantom_truth import Truth
-from stream.shot_noise import ShotNoise
+from stream.shot_noise import ShotNoise, turned_scene
 
 _DEFOCUS_NM = {"dark": -4.5, "bright": 15.0}
 _UNIT = 2.0**-24  # wave amplitudes are integers of this unit: sums then do not depend on their order
@@ -43,6 +43,7 @@ class Phantom:
     max_height : atoms in the tallest column.
     support : whether the particle sits on an oxide; in vacuum otherwise.
     drift_px_per_frame : rms speed along each axis; the drift is a smooth, bounded wandering.
+    turn_deg : it turns in the plane as well, by this at most.
     jump_px, jump_every : every `jump_every` frames the specimen sits elsewhere, up to `jump_px` away.
     hop_rate, binding, exchange_rate : see `Kinetics`.
     bad_pixels : this many pixels are dead or hot, half of them each; the header tells which.
@@ -69,6 +70,7 @@ class Phantom:
         max_height: int = 14,
         support: bool = True,
         drift_px_per_frame: float = 0.12,
+        turn_deg: float = 0.0,
         jump_px: float = 0.0,
         jump_every: int = 200,
         hop_rate: float = 0.06,
@@ -80,7 +82,7 @@ class Phantom:
         shape = (shape_px, shape_px) if isinstance(shape_px, int) else (int(shape_px[0]), int(shape_px[1]))
         _check_settings(shape, frames, pixel_size_nm, frame_period_s, contrast)
         optics = optics or Optics(defocus_nm=_DEFOCUS_NM[contrast])
-        rng, kinetics_rng, noise_rng = (np.random.default_rng([seed, part]) for part in range(3))
+        rng, kinetics_rng, noise_rng, turn_rng = (np.random.default_rng([seed, part]) for part in range(4))
         self.frames = frames
         self._shape, self._pixel_size_nm = shape, pixel_size_nm
         self._noise_key = int(noise_rng.integers(2**63))
@@ -103,7 +105,9 @@ class Phantom:
         self._centre_nm = (np.array(shape) - 1) / 2 * pixel_size_nm - self._particle.yx_nm.mean(axis=0)
         self._yx_nm = self._particle.yx_nm + self._centre_nm
 
-        self._margin = int(np.ceil(self._drift.reach_px)) + 4
+        self._turn = Turn(turn_rng, turn_deg)
+        swing_px = np.hypot(*shape) * np.sin(self._turn.most_rad / 2)  # of the frame's corners
+        self._margin = int(np.ceil(self._drift.reach_px + swing_px)) + 4
         self._images = ColumnImages(optics, pixel_size_nm, max_height, SPACING_NM)
         canvas = shape[0] + 2 * self._margin, shape[1] + 2 * self._margin
         self._wave = np.zeros((*canvas, 2), np.int32)
@@ -129,9 +133,9 @@ class Phantom:
 
     def render(self, index: int) -> np.ndarray:
         """Counts of frame `index`, (ny, nx) u2; fastest where few columns moved since the last one asked."""
-        corner = self._look_at(index)
+        seen = self._look_at(index)
         key = np.random.SeedSequence([self._noise_key, index]).generate_state(1, np.uint64)[0]
-        counts = self._noise.expose(self._scene, self._shape, corner, int(key))
+        counts = self._noise.expose(*seen, int(key))
         if self._bad is not None:
             counts[self._bad] = 0
             counts[self._hot] = np.iinfo(np.uint16).max
@@ -139,7 +143,7 @@ class Phantom:
 
     def intensity(self, index: int) -> np.ndarray:
         """Frame `index` without noise and bad pixels, (ny, nx) f4, 1 in vacuum."""
-        return self._noise.view(self._scene, self._shape, self._look_at(index))
+        return self._noise.view(*self._look_at(index))
 
     @property
     def truth(self) -> Truth:
@@ -162,6 +166,7 @@ class Phantom:
             initial=self._particle.occupied,
             hops=self._kinetics.moves(frames),
             drift_yx_px=self._drift.at(np.arange(frames)),
+            turn_rad=self._turn.at(np.arange(frames)),
             pixel_size_nm=self._pixel_size_nm,
             shape_yx=self._shape,
         )
@@ -181,8 +186,8 @@ class Phantom:
     def close(self) -> None:
         """Nothing to give back; a FrameSource has it."""
 
-    def _look_at(self, index: int) -> np.ndarray:
-        """Bring the canvas to frame `index`; where on it the frame's pixel (0, 0) is, (2,) f8."""
+    def _look_at(self, index: int) -> tuple[np.ndarray, tuple[int, int], np.ndarray]:
+        """The scene of frame `index`, the frame's shape, and where in the scene its pixel (0, 0) is, (2,) f8."""
         if index < 0 or (self.frames is not None and index >= self.frames):
             last = "" if self.frames is None else f" to {self.frames - 1}"
             raise ValueError(f"no frame {index}: the session has frames 0{last}")
@@ -192,7 +197,10 @@ class Phantom:
             _add(self._wave, patch, top, left, 1 if occupied[site] else -1)
             _expose(self._wave, self._scene, top, top + len(patch), left, left + len(patch))
         self._shown = occupied
-        return self._margin - self._drift.at(index)
+        corner, turn_rad = self._margin - self._drift.at(index), float(self._turn.at(index))
+        if turn_rad == 0:
+            return self._scene, self._shape, corner
+        return turned_scene(self._scene, self._shape, corner, turn_rad), self._shape, np.full(2, 2.0)
 
     def _place_columns(self) -> float:
         """Draw the canvas of frame 0; an intensity that no frame exceeds, whatever comes and goes."""

@@ -211,3 +211,25 @@ class Drift:
             offsets = np.where(epochs[:, None] > 0, draws, 0.0) * self._jump_px
             drift = drift + offsets[where.reshape(np.shape(index))]
         return drift
+
+
+class Turn:
+    """Slow turning of the specimen: four sines with random phases.
+
+    Parameters
+    ----------
+    rng : draws periods (400 to 2400 frames) and phases.
+    most_deg : the turn never exceeds this.
+    """
+
+    def __init__(self, rng: np.random.Generator, most_deg: float) -> None:
+        if not 0 <= most_deg <= 45:
+            raise ValueError(f"impossible turn: expected at most 0 to 45 degrees, got {most_deg}")
+        self.most_rad = np.deg2rad(most_deg)
+        self._period = np.geomspace(400, 2400, 4) * rng.uniform(0.9, 1.1, 4)
+        self._phase = rng.uniform(0, 2 * np.pi, 4)
+
+    def at(self, index: int | np.ndarray) -> np.ndarray:
+        """(...,) f8, in rad, clockwise as pictures are shown; 0 in frame 0."""
+        turns = 2 * np.pi * np.asarray(index)[..., None] / self._period + self._phase
+        return self.most_rad * (np.sin(turns) - np.sin(self._phase)).sum(axis=-1) / 8

@@ -6,7 +6,8 @@ Layout
     attributes pixel_size_nm, frame_period_s, dose_rate_e_nm2_s, beam_energy_ev
 /frame_index (frames,) i8
 /bad_pixels (ny, nx) bool, where the phantom has some
-/truth/yx_nm (sites, 2), /truth/height (sites,), /truth/drift_yx_px (frames, 2), /truth/hops
+/truth/yx_nm (sites, 2), /truth/height (sites,), /truth/hops
+/truth/drift_yx_px (frames, 2), /truth/turn_rad (frames,)
 /truth/occupancy (frames, sites) u1
 /truth/columns_yx_px (all columns, 2) f4 and /truth/columns_offset (frames + 1,): frame k shows rows
     columns_offset[k] to columns_offset[k + 1] - 1
@@ -81,7 +82,7 @@ def _write_truth(group: h5py.Group, truth: Truth) -> None:
     frames, sites = len(truth), len(truth.height)
     group.attrs["pixel_size_nm"] = truth.pixel_size_nm
     group.attrs["shape_yx"] = truth.shape_yx
-    for name in ("yx_nm", "height", "drift_yx_px", "hops"):
+    for name in ("yx_nm", "height", "drift_yx_px", "turn_rad", "hops"):
         group[name] = getattr(truth, name)
     rows = min(_ROWS, frames)
     occupancy = group.create_dataset(
@@ -122,6 +123,7 @@ def read_truth(path: str | Path) -> Truth:
             initial=_rows(group, "occupancy", slice(1))[0] == 1,
             hops=_rows(group, "hops"),
             drift_yx_px=_rows(group, "drift_yx_px"),
+            turn_rad=_rows(group, "turn_rad"),
             pixel_size_nm=float(np.asarray(group.attrs["pixel_size_nm"])),
             shape_yx=(ny, nx),
         )

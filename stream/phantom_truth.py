@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stream.drift import turned
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -18,7 +20,8 @@ class Truth:
     initial : (m,) bool, occupied in frame 0.
     hops : (n,) with fields frame, from_site, to_site (i8): departures have to_site -1, arrivals have
         from_site -1; `frame` is the first frame that shows the change.
-    drift_yx_px : (frames, 2) f8, how far the specimen has moved in each frame.
+    drift_yx_px : (frames, 2) f8, how far the specimen has moved in each frame, along its own axes.
+    turn_rad : (frames,) f8, how far it has turned then, about the frame's middle, clockwise as shown.
     pixel_size_nm, shape_yx : of the frames.
     """
 
@@ -27,6 +30,7 @@ class Truth:
     initial: np.ndarray
     hops: np.ndarray
     drift_yx_px: np.ndarray
+    turn_rad: np.ndarray
     pixel_size_nm: float
     shape_yx: tuple[int, int]
 
@@ -59,7 +63,8 @@ class Truth:
     def site_yx_px(self, index: int) -> np.ndarray:
         """(m, 2) f8, where the sites are in frame `index`, in its pixels."""
         self._check(index)
-        return self.yx_nm / self.pixel_size_nm + self.drift_yx_px[index]
+        shifted = self.yx_nm / self.pixel_size_nm + self.drift_yx_px[index]
+        return turned(shifted, float(self.turn_rad[index]), (np.array(self.shape_yx) - 1) / 2)
 
     def columns(self, index: int) -> np.ndarray:
         """(n, 2) f8, positions in px of the columns that frame `index` shows."""

@@ -85,6 +85,43 @@ class ShotNoise:
         return seen
 
 
+def turned_scene(
+    scene: np.ndarray, shape_yx: tuple[int, int], corner_yx: np.ndarray, turn_rad: float
+) -> np.ndarray:
+    """The scene under a frame that is turned about its middle, (ny + 5, nx + 5) f4, the frame's corner at (2, 2).
+
+    A specimen turned clockwise (as shown) by `turn_rad`; Lagrange's interpolation at four points along each axis.
+    """
+    out = np.empty((shape_yx[0] + 5, shape_yx[1] + 5), np.float32)
+    _turn_scene(scene, *map(float, corner_yx), np.cos(turn_rad), np.sin(turn_rad), out)
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _turn_scene(scene, corner_y, corner_x, cosine, sine, out):
+    middle_y, middle_x = 0.5 * (out.shape[0] - 6), 0.5 * (out.shape[1] - 6)
+    top, left = scene.shape[0] - 3, scene.shape[1] - 3
+    wy, wx = np.empty(4, np.float32), np.empty(4, np.float32)
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            y, x = i - 2 - middle_y, j - 2 - middle_x
+            at_y = cosine * y - sine * x + middle_y + corner_y
+            at_x = sine * y + cosine * x + middle_x + corner_x
+            v, u = min(max(int(at_y), 1), top), min(max(int(at_x), 1), left)
+            for weights, f in ((wy, at_y - v), (wx, at_x - u)):
+                weights[0] = -f * (f - 1) * (f - 2) / 6
+                weights[1] = (f + 1) * (f - 1) * (f - 2) / 2
+                weights[2] = -(f + 1) * f * (f - 2) / 2
+                weights[3] = (f + 1) * f * (f - 1) / 6
+            total = np.float32(0)
+            for a in range(4):
+                row = np.float32(0)
+                for b in range(4):
+                    row += wx[b] * scene[v - 1 + a, u - 1 + b]
+                total += wy[a] * row
+            out[i, j] = total
+
+
 def _under(scene, shape_yx, corner_yx) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The part of the scene a frame needs, and the weights for the rest of its position."""
     whole = np.floor(corner_yx).astype(int)

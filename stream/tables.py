@@ -87,9 +87,10 @@ LEDGER: Fields = {
     "state": ("S12", "analysed, or the reason of the gap"),
     "t_ns": ("<i8", "time by the detector's clock, ns; -1 in a gap"),
     "columns": ("<i8", "columns found"),
-    "drift_y_px": ("<f8", "how far the specimen has moved since the first frame, pixels"),
-    "drift_x_px": ("<f8", "how far the specimen has moved since the first frame, pixels"),
-    "residual_px": ("<f8", "rms distance of columns from their sites after that shift, pixels"),
+    "drift_y_px": ("<f8", "how far the specimen has moved since the first frame, along its own axes, pixels"),
+    "drift_x_px": ("<f8", "how far the specimen has moved since the first frame, along its own axes, pixels"),
+    "turn_rad": ("<f8", "how far it has turned, about the frame's middle, clockwise as shown; after the drift"),
+    "residual_px": ("<f8", "rms distance of columns from their sites after that, pixels"),
 }
 TABLES: dict[str, tuple[str, Fields]] = {
     "columns": ("Every column found in every frame", COLUMNS),
@@ -150,7 +151,8 @@ class ResultFile:
         rows["site"] = tracked.column_site
         self._add("columns", rows)
         shift = tracked.shift
-        line = (seen.frame, 1, b"analysed", seen.t_ns, len(columns), *shift.yx_px, shift.residual_px)
+        moved = (*shift.yx_px, shift.turn_rad, shift.residual_px)
+        line = (seen.frame, 1, b"analysed", seen.t_ns, len(columns), *moved)
         self._add("ledger", np.array([line], _dtype(LEDGER)))
         self._occupancy.append((seen.frame, seen.t_ns, tracked.occupancy.p_occupied.astype(np.float16)))
         if len(self._occupancy) == self._occupancy_block:
@@ -159,7 +161,7 @@ class ResultFile:
 
     def add_gap(self, gap: Gap) -> None:
         """Frames that were not seen."""
-        line = (gap.first, gap.count, gap.reason.encode(), -1, 0, np.nan, np.nan, np.nan)
+        line = (gap.first, gap.count, gap.reason.encode(), -1, 0, *[np.nan] * 4)
         self._add("ledger", np.array([line], _dtype(LEDGER)))
 
     def add_events(self, events: list[Hop]) -> None:

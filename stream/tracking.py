@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stream.appearance import Appearance, Picture
 from stream.drift import Drift, Shift
 from stream.emission import Emission
 from stream.hopping import Hop, Hopping
@@ -60,7 +61,7 @@ class Tracker:
 
     Attributes
     ----------
-    drift, sites, emission, occupancy, hopping : the stages, to be read.
+    drift, sites, emission, appearance, occupancy, hopping : the stages, to be read.
     """
 
     def __init__(
@@ -79,10 +80,18 @@ class Tracker:
         memory = max(lag + 2, _MEMORY)
         self.sites = SiteMap(shape_yx, pixel_size_nm, spacing_nm, birth_score=birth_score, memory=memory)
         self.emission = Emission() if emission is None else emission
+        self.appearance = Appearance(lag)
         self.occupancy = OccupancyFilter(frame_period_s, lag=lag, rate_hz=rate_hz)
         self.hopping = Hopping(frame_period_s)
 
-    def update(self, frame: int, t_ns: int, yx_px: np.ndarray, score: np.ndarray | None = None) -> Tracked:
+    def update(
+        self,
+        frame: int,
+        t_ns: int,
+        yx_px: np.ndarray,
+        score: np.ndarray | None = None,
+        picture: Picture | None = None,
+    ) -> Tracked:
         """Take the columns of the next frame.
 
         Parameters
@@ -91,6 +100,8 @@ class Tracker:
             out: the time that passed is known from `t_ns`.
         yx_px : (n, 2), positions of the columns.
         score : (n,), their scores; needed where `birth_score` is used.
+        picture : that they were found in: evidence of sites that are known already. Without it, whether a column
+            was found at a site is all the evidence there is.
 
         Raises
         ------
@@ -110,29 +121,38 @@ class Tracker:
         pixel_nm = self.sites.pixel_size_nm
         shift = self.drift.update(yx_px, reference_nm / pixel_nm, self.sites.spacing_px)
         lost = shift.lost and trusted
-        sighting = self.sites.update(frame, yx_px, score, shift.yx_px, lost=lost)
+        sighting = self.sites.update(frame, shift.upright(yx_px), score, shift.yx_px, lost=lost)
 
         born = sighting.history.shape[1]
         if born:
             self.emission.add(born)
+            self.appearance.add(born)
             known = len(self.occupancy)
             self.occupancy.add(
                 self.emission.log_ratio(sighting.history, known),
                 sighting.history != UNOBSERVED,
                 sighting.empty_frames,
             )
+        site_yx_px = shift.to_frame_px(self.sites.yx_nm / pixel_nm)
+        observed = sighting.code != UNOBSERVED
         evidence = self.emission.log_ratio(sighting.code)
+        if picture is None:
+            self.appearance.skip()
+        else:
+            ratio, told = self.appearance.log_ratio(picture, site_yx_px, observed, self.sites.spacing_px)
+            evidence = np.where(told > self.emission.told, ratio, evidence)  # the better witness is heard
         neighbours = self.sites.neighbours
-        smoothed = self.occupancy.update(frame, t_ns, evidence, sighting.code != UNOBSERVED, neighbours)
+        smoothed = self.occupancy.update(frame, t_ns, evidence, observed, neighbours)
         flipped = self.hopping.see(sighting.code)
         events: list[Hop] = []
         if smoothed is not None:
             events = self.hopping.update(smoothed, neighbours)
             self.emission.learn(self.sites.code_before(self.occupancy.lag), smoothed.p_occupied)
+            self.appearance.learn(smoothed.p_occupied)
         return Tracked(
             shift,
             sighting.column_site,
-            self.sites.yx_nm / pixel_nm + shift.yx_px,
+            site_yx_px,
             self.occupancy.snapshot(),
             sighting.code == DETECTED,
             flipped,
@@ -180,4 +200,4 @@ class Tracker:
             getattr(self, stage).restore(mine)
 
 
-_STAGES = ("drift", "sites", "emission", "occupancy", "hopping")
+_STAGES = ("drift", "sites", "emission", "appearance", "occupancy", "hopping")

@@ -9,6 +9,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 from scipy.spatial import cKDTree
 
+from stream.appearance import Picture
 from stream.drift import Shift
 from stream.hopping import Hop
 from stream.phantom_truth import Truth
@@ -208,9 +209,9 @@ class Session:
         self.shifts: dict[int, Shift] = {}
         self._flips: list[tuple[int, int, bool]] = []
 
-    def feed(self, frames: Iterable[tuple[int, int, np.ndarray]]) -> Session:
-        for index, t_ns, yx_px in frames:
-            tracked = self.tracker.update(index, t_ns, yx_px)
+    def feed(self, frames: Iterable[tuple[int, int, np.ndarray] | tuple[int, int, np.ndarray, Picture]]) -> Session:
+        for index, t_ns, yx_px, *picture in frames:
+            tracked = self.tracker.update(index, t_ns, yx_px, None, *picture)
             self.events += tracked.events
             self.shifts[index] = tracked.shift
             flipped = np.flatnonzero(tracked.flipped)

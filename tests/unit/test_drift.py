@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stream.drift import Drift
+from stream.drift import Drift, turned
 from tests.helpers.detections import SPACING_PX, particle, walk
 
 SHAPE = (512, 512)
@@ -38,6 +38,31 @@ def test_follows_a_random_walk_and_says_how_well():
         assert np.abs(shift.yx_px - true).max() < ERROR_PX
         assert shift.matched > 0.9 * len(sites)
         assert shift.residual_px == pytest.approx(JITTER_PX * np.sqrt(2), rel=0.25)
+
+
+def test_follows_a_turning_specimen_to_its_rim():
+    rng = np.random.default_rng(4)
+    sites, drift = particle(110), Drift(SHAPE)
+    middle = (np.array(SHAPE) - 1) / 2
+    turns = np.deg2rad(3) * np.sin(np.arange(300) / 40)  # up to 0.075 degrees per frame
+    for true, turn in zip(walk(rng, 300, 0.5), turns, strict=True):
+        as_shown = turned(sites + true, turn, middle)
+        shift = drift.update(columns(rng, as_shown, 0.0), sites, SPACING_PX)
+        assert shift.measured
+        # the turn's own error, 0.3 / (80 sqrt(250)) = 0.24 mrad, is 0.026 px at the rim; five of both
+        assert np.abs(shift.to_frame_px(sites) - as_shown).max() < 2 * ERROR_PX
+        assert np.allclose(shift.upright(as_shown), sites + shift.yx_px, atol=2 * ERROR_PX)
+
+
+def test_noise_turns_nothing():
+    rng = np.random.default_rng(5)
+    sites, drift = particle(110), Drift(SHAPE)
+    shifts = [drift.update(columns(rng, sites, 0.0), sites, SPACING_PX) for _ in range(300)]
+    assert max(abs(shift.turn_rad) for shift in shifts) < 1e-3  # 0.1 px at the rim
+
+
+def test_clockwise_is_as_shown():
+    assert turned(np.array([[0.0, 1.0]]), np.pi / 2, np.zeros(2)) == pytest.approx(np.array([[1.0, 0.0]]))
 
 
 @pytest.mark.parametrize("jump", [(6.3, 0.0), (-40.0, 25.0), (150.0, -120.0), *VECTORS])

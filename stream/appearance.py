@@ -1,0 +1,246 @@
+"""What each site looks like with its column and without: evidence from the picture itself.
+
+Once a site is known, "is it occupied in this frame" is far easier than finding it anew. A patch of the normalized
+picture around the site is compared with the mean patch of the frames that had the column and of those that had not, both
+learned from this very site as its occupancy becomes known: a matched filter, whitened by the covariance of what
+the means leave over (noise, neighbours that come and go, what drift correction missed), which all sites share.
+With Gaussian noise this is the likelihood ratio, the best test there is (R. A. Fisher, Ann. Eugen. 7 (1936) 179).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+_REACH = 3  # samples on either side of a site
+_STEPS_PER_SPACING = 6  # samples from one column to the next
+_MEMORY_FRAMES = 2000.0  # older frames are gradually forgotten
+import os
+_FORGET=float(os.environ.get('FORGET','1.5'))
+_SHORTEST=float(os.environ.get('SHORT','30'))
+_PRIOR_FRAMES = float(os.environ.get('PRIOR','20'))  # weight of what is common to all sites against one site's own frames
+_ENOUGH_FRAMES = 8.0  # of a site, and
+_ENOUGH_CONTRAST = 20.0  # site-frames behind the common contrast, before it is asked
+_SURE = 0.95  # occupancy from which a frame tells about the noise
+_NOISE_FRAMES = 2000.0  # site-frames of which the noise's covariance remembers
+_NOISE_SITES = 64  # looked at for it in one frame, at most
+_RIDGE = 0.02  # of the mean variance, added to each: the covariance is itself an estimate
+_REFRESH = 5, 50  # updates from one renewal of the filters to the next: a tenth of all so far, within these
+_MOST = 12.0  # no single frame says more than this
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """The normalized picture that columns were found in.
+
+    Attributes
+    ----------
+    image : (ny, nx) f4, mean 0 and variance 1 locally.
+    zoom : frame pixels per pixel of it, along y and x.
+    """
+
+    image: np.ndarray
+    zoom: tuple[float, float] = (1.0, 1.0)
+
+    def to_image_px(self, yx_px: np.ndarray) -> np.ndarray:
+        """Positions (n, 2) in pixels of the frame, in pixels of the image."""
+        return (yx_px + 0.5) / np.asarray(self.zoom) - 0.5
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _look(image, yx, step, patches):
+    """Means over squares of `step` pixels, on a grid of them around each position; at the border, its pixels."""
+    ny, nx = image.shape
+    side = 2 * _REACH + 1
+    wide = side * step + 1
+    row = np.empty(wide, np.float32)
+    scale = np.float32(1.0 / step**2)
+    one = np.float32(1)
+    for k in range(len(yx)):
+        y = yx[k, 0] - (_REACH * step + 0.5 * (step - 1))
+        x = yx[k, 1] - (_REACH * step + 0.5 * (step - 1))
+        top, left = int(np.floor(y)), int(np.floor(x))
+        fy, fx = np.float32(y - top), np.float32(x - left)
+        patch = patches[k]
+        patch[:] = 0
+        for v in range(wide):
+            line = image[min(max(top + v, 0), ny - 1)]
+            if left >= 0 and left + wide <= nx:
+                for u in range(wide):
+                    row[u] = line[left + u]
+            else:
+                for u in range(wide):
+                    row[u] = line[min(max(left + u, 0), nx - 1)]
+            # a line belongs to the square it lies in, the first of each square in part to the one before
+            for j in range(side):
+                first = j * step
+                mean = row[first] + fx * (row[first + step] - row[first])
+                for u in range(first + 1, first + step):
+                    mean += row[u]
+                mean *= scale
+                i = v // step
+                if v % step != 0:
+                    patch[i * side + j] += mean
+                else:
+                    if i < side:
+                        patch[i * side + j] += (one - fy) * mean
+                    if i > 0:
+                        patch[(i - 1) * side + j] += fy * mean
+
+
+class Appearance:
+    """The looks of all sites, learned while they are followed.
+
+    Parameters
+    ----------
+    lag : updates after which the occupancy of a frame is told.
+    """
+
+    def __init__(self, lag: int) -> None:
+        self._samples = (2 * _REACH + 1) ** 2
+        self._step_px = np.zeros(1, np.int64)  # 0 until the first site is known
+        self._frames = np.zeros((2, 0))  # seen empty and occupied, per site
+        self._sum = np.zeros((2, 0, self._samples), np.float32)
+        self._noise = np.zeros((self._samples, self._samples))
+        self._noise_frames = np.zeros(1)
+        self._past = np.zeros((lag + 1, 0, self._samples), np.float32)  # patches of the last frames, a ring
+        self._looked = np.zeros((lag + 1, 0), np.bool_)
+        self._newest = 0
+        self._filter = np.zeros((0, self._samples), np.float32)
+        self._offset = np.zeros(0)
+        self._told = np.zeros(0)
+        self._updates = np.zeros(2, np.int64)  # learned from, and those when the filters were renewed
+
+    def add(self, sites: int) -> None:
+        """Make room for that many new sites, after the others."""
+        def widen(array: np.ndarray, axis: int) -> np.ndarray:
+            shape = list(array.shape)
+            shape[axis] = sites
+            return np.concatenate([array, np.zeros(shape, array.dtype)], axis=axis)
+
+        for name, axis in _PER_SITE.items():
+            setattr(self, name, widen(getattr(self, name), axis))
+
+    def log_ratio(
+        self, picture: Picture, yx_px: np.ndarray, observed: np.ndarray, spacing_px: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """log P(picture | occupied) / P(picture | empty) of each site.
+
+        Parameters
+        ----------
+        picture : of the newest frame.
+        yx_px : (m, 2), the sites in that frame's pixels.
+        observed : (m,) bool, sites in view.
+        spacing_px : between neighbouring columns, in the frame's pixels; asked for once.
+
+        Returns
+        -------
+        (m,) f8, 0 where not observed, and (m,) f8, how far such ratios of occupied and empty frames lie apart on
+        average: what a picture is worth as evidence, 0 while the site's looks are not known.
+        """
+        if not self._step_px[0]:
+            spacing = spacing_px / float(np.sqrt(np.prod(picture.zoom)))
+            self._step_px[0] = max(1, round(spacing / _STEPS_PER_SPACING))
+        self._newest = (self._newest + 1) % len(self._past)
+        self._looked[self._newest] = observed
+        patch = self._past[self._newest]
+        _look(picture.image, picture.to_image_px(yx_px), int(self._step_px[0]), patch)
+        ratio = np.einsum("kp,kp->k", patch, self._filter) - self._offset
+        return np.where(observed, np.clip(ratio, -_MOST, _MOST), 0.0), self._told
+
+    def skip(self) -> None:
+        """A frame without a picture, or in which no site could be told."""
+        self._newest = (self._newest + 1) % len(self._past)
+        self._looked[self._newest] = False
+
+    def learn(self, p_occupied: np.ndarray) -> None:
+        """Take in the patches of `lag` updates ago, of which the smoothed P(occupied) (m,) is known now.
+
+        One step of the EM algorithm, online: a patch counts for either state by its probability.
+        """
+        oldest = (self._newest + 1) % len(self._past)
+        patch, looked = self._past[oldest], self._looked[oldest]
+        if not looked.any():
+            return
+        state = np.stack([1.0 - p_occupied, p_occupied]) * looked
+        self._learn_noise(patch, p_occupied, looked)
+        # what was learned while little was known is forgotten sooner: half of the age, at most so many frames
+        keep = 1.0 - 1.0 / np.clip(_FORGET * self._frames.sum(axis=0), _SHORTEST, _MEMORY_FRAMES)
+        self._frames = self._frames * keep + state
+        self._sum *= keep.astype(np.float32)[None, :, None]
+        self._sum += state.astype(np.float32)[:, :, None] * patch
+        self._updates[0] += 1
+        learned, renewed = self._updates
+        if learned - renewed >= np.clip(learned // 10, *_REFRESH):
+            self._renew()
+
+    def _learn_noise(self, patch: np.ndarray, p_occupied: np.ndarray, looked: np.ndarray) -> None:
+        state = (p_occupied > 0.5).astype(np.int64)
+        row = np.arange(len(state))
+        frames = self._frames[state, row]
+        sure = looked & (np.abs(p_occupied - 0.5) > _SURE - 0.5) & (frames >= _ENOUGH_FRAMES)
+        chosen = np.flatnonzero(sure)
+        chosen = chosen[:: 1 + len(chosen) // _NOISE_SITES]
+        if not len(chosen):
+            return
+        mean = self._sum[state[chosen], chosen] / frames[chosen, None]
+        # a mean of n frames leaves (n + 1) / n of the variance
+        left = (patch[chosen] - mean) * np.sqrt(frames[chosen] / (frames[chosen] + 1.0))[:, None]
+        keep = 1.0 - len(chosen) / (_NOISE_FRAMES + len(chosen))
+        self._noise = self._noise * keep + left.T @ left
+        self._noise_frames[0] = self._noise_frames[0] * keep + len(chosen)
+
+    def _renew(self) -> None:
+        """Make the filters anew from what was learned."""
+        self._updates[1] = self._updates[0]
+        frames, noise_frames = self._frames, float(self._noise_frames[0])
+        both = frames[0] * frames[1] / np.maximum(frames.sum(axis=0), 1e-9)
+        both[frames.min(axis=0) < 0.5 * _ENOUGH_FRAMES] = 0.0
+        if both.sum() < _ENOUGH_CONTRAST or noise_frames < 2 * self._samples:
+            return
+        mean = self._sum / np.maximum(frames, 1e-9)[:, :, None]
+        common = (both @ (mean[1] - mean[0])) / both.sum()
+        empty, occupied = mean
+        # what a site was not seen as is expected to differ from what it was by what is common to all
+        prior = 1.0 / (1.0 / _PRIOR_FRAMES + 1.0 / np.maximum(frames[::-1], 1e-9))
+        weight = frames + prior
+        empty = (self._sum[0] + prior[0][:, None] * (occupied - common)) / weight[0][:, None]
+        occupied = (self._sum[1] + prior[1][:, None] * (mean[0] + common)) / weight[1][:, None]
+
+        noise = self._noise / noise_frames
+        noise = noise + _RIDGE * np.trace(noise) / self._samples * np.eye(self._samples)
+        contrast = occupied - empty
+        white = np.linalg.solve(noise, contrast.T).T
+        strength = np.einsum("kp,kp->k", contrast, white)
+        # means of few frames differ by chance alone: that part of the strength is none (W. James, C. Stein, 1961)
+        chance = self._samples * (1.0 / weight).sum(axis=0)
+        worth = np.maximum(0.0, 1.0 - chance / np.maximum(strength, 1e-9))
+        self._filter = (white * worth[:, None]).astype(np.float32)
+        self._offset = np.einsum("kp,kp->k", self._filter, 0.5 * (empty + occupied))
+        self._told = np.where(frames.sum(axis=0) >= _ENOUGH_FRAMES, strength * worth, 0.0)
+
+    _LEARNED = ("_step_px", "_frames", "_sum", "_noise", "_noise_frames", "_filter", "_offset", "_told", "_updates")
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that `restore` needs, as copies; patches of the last frames are left out, and not learned from."""
+        return {name.strip("_"): getattr(self, name).copy() for name in self._LEARNED}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from a `state()` of an Appearance made with the same arguments."""
+        self.__init__(len(self._past) - 1)
+        self.add(state["frames"].shape[1])
+        for name in self._LEARNED:
+            setattr(self, name, np.array(state[name.strip("_")]))
+
+
+_PER_SITE = {  # and the axis of the sites
+    "_frames": 1,
+    "_sum": 1,
+    "_past": 1,
+    "_looked": 1,
+    "_filter": 0,
+    "_offset": 0,
+    "_told": 0,
+}
