@@ -1,9 +1,9 @@
 """What each site looks like with its column and without: evidence from the picture itself.
 
 Once a site is known, "is it occupied in this frame" is far easier than finding it anew. A patch of the normalized
-picture around the site is compared with the mean patch of the frames that had the column and of those that had not, both
-learned from this very site as its occupancy becomes known: a matched filter, whitened by the covariance of what
-the means leave over (noise, neighbours that come and go, what drift correction missed), which all sites share.
+picture around the site is compared with the mean patch of the frames that had the column and of those that had
+not, both learned from this very site as its occupancy becomes known: a matched filter, whitened by the covariance of
+what the means leave over (noise, neighbours that come and go, what drift correction missed), which all sites share.
 With Gaussian noise this is the likelihood ratio, the best test there is (R. A. Fisher, Ann. Eugen. 7 (1936) 179).
 """
 
@@ -16,14 +16,11 @@ from numba import njit
 
 _REACH = 3  # samples on either side of a site
 _STEPS_PER_SPACING = 6  # samples from one column to the next
-_MEMORY_FRAMES = 2000.0  # older frames are gradually forgotten
-import os
-_FORGET=float(os.environ.get('FORGET','1.5'))
-_SHORTEST=float(os.environ.get('SHORT','30'))
-_PRIOR_FRAMES = float(os.environ.get('PRIOR','20'))  # weight of what is common to all sites against one site's own frames
+_MEMORY_FRAMES = 2000.0  # older frames are gradually forgotten,
+_FORGET, _SHORTEST = 1.5, 30.0  # in the beginning sooner: 1.5 times a site's record, at least 30 frames
+_PRIOR_FRAMES = 20.0  # weight of what is common to all sites against one site's own frames
 _ENOUGH_FRAMES = 8.0  # of a site, and
 _ENOUGH_CONTRAST = 20.0  # site-frames behind the common contrast, before it is asked
-_SURE = 0.95  # occupancy from which a frame tells about the noise
 _NOISE_FRAMES = 2000.0  # site-frames of which the noise's covariance remembers
 _NOISE_SITES = 64  # looked at for it in one frame, at most
 _RIDGE = 0.02  # of the mean variance, added to each: the covariance is itself an estimate
@@ -115,6 +112,7 @@ class Appearance:
 
     def add(self, sites: int) -> None:
         """Make room for that many new sites, after the others."""
+
         def widen(array: np.ndarray, axis: int) -> np.ndarray:
             shape = list(array.shape)
             shape[axis] = sites
@@ -165,8 +163,7 @@ class Appearance:
         if not looked.any():
             return
         state = np.stack([1.0 - p_occupied, p_occupied]) * looked
-        self._learn_noise(patch, p_occupied, looked)
-        # what was learned while little was known is forgotten sooner: half of the age, at most so many frames
+        self._learn_noise(patch, state)
         keep = 1.0 - 1.0 / np.clip(_FORGET * self._frames.sum(axis=0), _SHORTEST, _MEMORY_FRAMES)
         self._frames = self._frames * keep + state
         self._sum *= keep.astype(np.float32)[None, :, None]
@@ -176,21 +173,19 @@ class Appearance:
         if learned - renewed >= np.clip(learned // 10, *_REFRESH):
             self._renew()
 
-    def _learn_noise(self, patch: np.ndarray, p_occupied: np.ndarray, looked: np.ndarray) -> None:
-        state = (p_occupied > 0.5).astype(np.int64)
-        row = np.arange(len(state))
-        frames = self._frames[state, row]
-        sure = looked & (np.abs(p_occupied - 0.5) > _SURE - 0.5) & (frames >= _ENOUGH_FRAMES)
-        chosen = np.flatnonzero(sure)
-        chosen = chosen[:: 1 + len(chosen) // _NOISE_SITES]
-        if not len(chosen):
-            return
-        mean = self._sum[state[chosen], chosen] / frames[chosen, None]
-        # a mean of n frames leaves (n + 1) / n of the variance
-        left = (patch[chosen] - mean) * np.sqrt(frames[chosen] / (frames[chosen] + 1.0))[:, None]
-        keep = 1.0 - len(chosen) / (_NOISE_FRAMES + len(chosen))
+    def _learn_noise(self, patch: np.ndarray, state: np.ndarray) -> None:
+        """What the means leave over, for either state by its probability (2, m), at some of the sites."""
+        heard = np.flatnonzero(((state > 0) & (self._frames >= _ENOUGH_FRAMES)).any(axis=0))
+        chosen = heard[:: 1 + len(heard) // _NOISE_SITES]
+        frames = self._frames[:, chosen]
+        weight = state[:, chosen] * (frames >= _ENOUGH_FRAMES)
+        weight *= frames / (frames + 1.0)  # a mean of n frames leaves (n + 1) / n of the variance
+        mean = self._sum[:, chosen] / np.maximum(frames, 1e-9)[:, :, None]
+        left = ((patch[chosen] - mean) * np.sqrt(weight)[:, :, None]).reshape(-1, self._samples)
+        heard_frames = float((state[:, chosen] * (frames >= _ENOUGH_FRAMES)).sum())
+        keep = 1.0 - heard_frames / (_NOISE_FRAMES + heard_frames)
         self._noise = self._noise * keep + left.T @ left
-        self._noise_frames[0] = self._noise_frames[0] * keep + len(chosen)
+        self._noise_frames[0] = self._noise_frames[0] * keep + heard_frames
 
     def _renew(self) -> None:
         """Make the filters anew from what was learned."""
@@ -221,7 +216,17 @@ class Appearance:
         self._offset = np.einsum("kp,kp->k", self._filter, 0.5 * (empty + occupied))
         self._told = np.where(frames.sum(axis=0) >= _ENOUGH_FRAMES, strength * worth, 0.0)
 
-    _LEARNED = ("_step_px", "_frames", "_sum", "_noise", "_noise_frames", "_filter", "_offset", "_told", "_updates")
+    _LEARNED = (
+        "_step_px",
+        "_frames",
+        "_sum",
+        "_noise",
+        "_noise_frames",
+        "_filter",
+        "_offset",
+        "_told",
+        "_updates",
+    )
 
     def state(self) -> dict[str, np.ndarray]:
         """All that `restore` needs, as copies; patches of the last frames are left out, and not learned from."""

@@ -104,6 +104,30 @@ def rate(events: np.ndarray | float, at_risk_s: np.ndarray | float, confidence: 
     return Rate(n, np.nan_to_num(time_s), n / time_s, low / time_s, high / time_s)
 
 
+def hidden(
+    arrivals: np.ndarray, departures: np.ndarray, empty_s: np.ndarray, occupied_s: np.ndarray, period_s: float
+) -> np.ndarray:
+    """How many switches there are for each that shows: between two frames a site may switch back and forth.
+
+    A site with rates a and b differs from one frame to the next with P(arrived) + P(left) = 1 - exp(-(a + b) τ) = s,
+    so a + b = -ln(1 - s) / τ where s / τ is what shows.
+
+    Parameters
+    ----------
+    arrivals, departures, empty_s, occupied_s : (m,) f8, switches that show, and the time at risk of them.
+    period_s : τ.
+
+    Returns
+    -------
+    (m,) f8, 1 for slow sites; where more than every second frame differs nothing more is made of it.
+    """
+    shows = np.zeros_like(empty_s)
+    for switches, time_s in ((arrivals, empty_s), (departures, occupied_s)):
+        shows += np.divide(switches * period_s, time_s, out=np.zeros_like(shows), where=time_s > period_s)
+    shows = np.clip(shows, 1e-9, 0.5)
+    return -np.log1p(-shows) / shows
+
+
 class Hopping:
     """Finds events as frames are smoothed, and counts them per site.
 
@@ -175,13 +199,18 @@ class Hopping:
         """Rates per site (m,), or of all sites together.
 
         "event": arrivals and departures per time observed; "arrival" per time empty; "departure" and
-        "hop" (away) per time occupied.
+        "hop" (away) per time occupied. Arrivals and departures are the expected numbers, those hidden between two
+        frames added (`hidden`); of the departures, the share that were counted as hops are hops.
         """
-        count, observed, occupied = self._weighted, occupancy.observed_s, occupancy.occupied_s
-        if total:
-            count, observed, occupied = count.sum(axis=1), observed.sum(), occupied.sum()
-        arrivals, departures, hops = count
+        observed, occupied = occupancy.observed_s, occupancy.occupied_s
         empty = np.maximum(observed - occupied, 0.0)
+        more = hidden(occupancy.arrivals, occupancy.departures, empty, occupied, self.frame_period_s)
+        arrivals, departures = more * occupancy.arrivals, more * occupancy.departures
+        _, left, hops = self._weighted
+        hops = departures * np.divide(hops, left, out=np.zeros_like(hops), where=left > 0)
+        if total:
+            sums = (a.sum() for a in (arrivals, departures, hops, observed, occupied, empty))
+            arrivals, departures, hops, observed, occupied, empty = sums
         pairs = {
             "event": (arrivals + departures, observed),
             "arrival": (arrivals, empty),

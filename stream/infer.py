@@ -39,6 +39,7 @@ class ColumnFinder:
     Attributes
     ----------
     pixel_size_nm : of the image that the engine sees.
+    zoom_yx : frame pixels per pixel of that image.
     stage_ns : time each of STAGES took for the last frame, in ns.
 
     Raises
@@ -65,7 +66,8 @@ class ColumnFinder:
         if not 0 < self.threshold < 1:
             raise ValueError(f"impossible threshold: expected a score inside (0, 1), got {self.threshold}")
         self._resampler = Resampler(header_shape_yx, pixel_size_nm, target_nm)
-        self._zoom = float(np.sqrt(np.prod(self._resampler.scale_yx)))
+        self.zoom_yx = self._resampler.scale_yx
+        self._zoom = float(np.sqrt(np.prod(self.zoom_yx)))
         self.pixel_size_nm = pixel_size_nm * self._zoom
         shape_yx = self._resampler.shape_yx
         self._normalizer = Normalizer(shape_yx, manifest.normalize_sigma_nm / self.pixel_size_nm)

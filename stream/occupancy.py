@@ -15,6 +15,8 @@ from stream.markov import advance, couple, look_back, smooth
 
 _FASTEST, _SLOWEST = 20.0, 0.1  # a site's rates stay within these multiples of the start value
 _PRIOR_SWITCHES = 1.0  # weight of the start value against a site's own record, in switches
+_SHORTEST = 200.0  # frames of a site's record that its rates are drawn from, or half of it if that is more:
+# what was made of the first frames, with rates that were only assumed, must not be held for what happened
 _FAST = 0.03  # rate × frame period from which one event in ten is missed
 
 
@@ -27,6 +29,8 @@ class Occupancy:
     p_occupied : (m,) f4, given all frames so far.
     observed_s : (m,) f8, time the site was seen, up to the last smoothed frame.
     occupied_s : (m,) f8, the part of it in which it was occupied (expected value).
+    arrivals, departures : (m,) f8, expected number of either in the time observed: what the evidence leaves open counts
+        by its probability, and is not lost as in a count of events.
     fast : (m,) bool, switches so often that more than one event in ten falls between the frames:
         rates are then too low.
     version : frames filtered so far.
@@ -35,6 +39,8 @@ class Occupancy:
     p_occupied: np.ndarray
     observed_s: np.ndarray
     occupied_s: np.ndarray
+    arrivals: np.ndarray
+    departures: np.ndarray
     fast: np.ndarray
     version: int
 
@@ -93,7 +99,8 @@ class OccupancyFilter:
         self._settled = np.empty(0)  # P(occupied) in the last frame smoothed, given its past
         self._observed = np.empty((self._slots, 0), np.bool_)
         self._time_s = np.empty((2, 0))  # observed, occupied
-        self._switches = np.empty((2, 0))  # expected arrivals and departures, per observed time
+        self._switches = np.empty((2, 0))  # expected arrivals and departures
+        self._recent = np.empty((2, 2, 0))  # expected switches, and time at risk of them in s; the past fades
 
     def __len__(self) -> int:
         return self._forward.shape[1]
@@ -106,16 +113,16 @@ class OccupancyFilter:
     @property
     def rates_hz(self) -> np.ndarray:
         """(2, m) f8, arrivals per second empty and departures per second occupied, as assumed now."""
-        observed, occupied = self._time_s
-        at_risk = np.stack([observed - occupied, occupied])
-        rate = (_PRIOR_SWITCHES + self._switches) / (_PRIOR_SWITCHES / self.rate_hz + at_risk)
+        switches, at_risk_s = self._recent
+        rate = (_PRIOR_SWITCHES + switches) / (_PRIOR_SWITCHES / self.rate_hz + at_risk_s)
         return np.clip(rate, _SLOWEST * self.rate_hz, _FASTEST * self.rate_hz)
 
     def snapshot(self) -> Occupancy:
         """The occupancy as it is known now; copies."""
         fast = np.any(self.rates_hz * self.frame_period_s > _FAST, axis=0)
         observed_s, occupied_s = self._time_s.copy()
-        return Occupancy(self.p_occupied.astype(np.float32), observed_s, occupied_s, fast, self._count)
+        p = self.p_occupied.astype(np.float32)
+        return Occupancy(p, observed_s, occupied_s, *self._switches.copy(), fast, self._count)
 
     def _slot(self, back: int) -> int:
         """Where the update `back` updates ago is kept."""
@@ -166,6 +173,8 @@ class OccupancyFilter:
         frames = np.stack([empty_frames + seen.sum(axis=0), full.sum(axis=0)])
         self._time_s = np.concatenate([self._time_s, frames * self.frame_period_s], axis=1)
         self._switches = np.concatenate([self._switches, np.zeros((2, new))], axis=1)
+        at_risk_s = np.stack([frames[0] - frames[1], frames[1]]) * self.frame_period_s
+        self._recent = np.concatenate([self._recent, np.stack([0.0 * at_risk_s, at_risk_s])], axis=2)
         start = len(self) - new
         p = np.full(new, 0.5)
         arrive_hz, leave_hz = self.rates_hz[:, start:]
@@ -236,13 +245,17 @@ class OccupancyFilter:
         self._time_s += np.where(observed, [np.ones_like(p), p], 0.0) * self.frame_period_s
         # across a gap, only the share of the switches that falls into observed time
         share = min(1.0, self.frame_period_s / self._elapsed_s[now])
-        self._switches += np.where(observed, [up, down], 0.0) * share
+        switches = np.where(observed, [up, down], 0.0) * share
+        self._switches += switches
+        at_risk_s = np.where(observed, [1.0 - p, p], 0.0) * self.frame_period_s
+        memory = np.maximum(_SHORTEST, 0.5 * self._time_s[0] / self.frame_period_s)
+        self._recent = self._recent * np.where(observed, 1.0 - 1.0 / memory, 1.0) + [switches, at_risk_s]
         frame, t_ns = self._when[now].tolist()
         return Smoothed(frame, t_ns, float(self._elapsed_s[now]), p, observed)
 
     _FIELDS = (
         *("_when", "_elapsed_s", "_forward", "_arrive", "_leave", "_ratio"),
-        *("_observed", "_settled", "_time_s", "_switches"),
+        *("_observed", "_settled", "_time_s", "_switches", "_recent"),
     )
 
     def state(self) -> dict[str, np.ndarray]:

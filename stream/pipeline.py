@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from engines.runtime import Engine
+from stream.appearance import Picture
 from stream.columns import Columns
 from stream.config import Settings
 from stream.frame import CalibrationError, Frame, Gap, SeriesHeader
@@ -101,13 +102,14 @@ class Analysis:
         found_ns = time.perf_counter_ns()
         self._expect(frame.index)
         t_ns = self._time_ns(frame)
-        tracked = self.tracker.update(frame.index, t_ns, columns.yx_px, columns.score)
+        picture = Picture(image, self._finder.zoom_yx)
+        tracked = self.tracker.update(frame.index, t_ns, columns.yx_px, columns.score, picture)
         tracked_ns = time.perf_counter_ns()
         self._next_index = frame.index + 1
         self._count(tracked.events)
         self._counters["analysed"] += 1
         self._counters["columns"] = len(columns.score)
-        self._counters["sites"] = len(tracked.site_yx_px)
+        self._counters["sites"] = int(np.count_nonzero(~self.tracker.sites.proposed))
         stage_ms = {name: ns / 1e6 for name, ns in self._finder.stage_ns.items()}
         stage_ms |= {"decode": (decoded_ns - started_ns) / 1e6, "track": (tracked_ns - found_ns) / 1e6}
         return Seen(frame.index, t_ns, frame.recv_ns, columns, image, tracked, stage_ms)
@@ -152,8 +154,8 @@ class Analysis:
         lattice = 14.0 * np.argwhere(np.ones((30, 30)))
         tracker = Tracker(WARM_UP_SHAPE_YX, nominal_nm, 1.0)
         for index in range(2 * self.settings.tracking.lag_frames):
-            finder.find(noise)
-            tracker.update(index, index * 10**9, lattice[index % 3 :])
+            _, image = finder.find(noise)
+            tracker.update(index, index * 10**9, lattice[index % 3 :], None, Picture(image))
         tracker.maps()
 
     def state(self) -> dict[str, np.ndarray]:

@@ -65,6 +65,7 @@ class SiteMap:
     error_nm : (m, 2) f8, standard error of `yx_nm`.
     born_frame : (m,) i8, the frame that first gave evidence of the site.
     neighbours : (m, 8) i8, sites within 1.5 median spacings, nearest first, then -1.
+    proposed : (m,) bool, sites that are there because the lattice goes on; no column was seen there yet.
     version : rises whenever sites are added.
     """
 
@@ -100,6 +101,7 @@ class SiteMap:
         self._in_view = np.zeros((memory, 3))  # of the last frames: shift y, x in px, and 1 if observed
         self._views: dict[tuple[int, int], int] = {}  # rounded shifts of all frames before those
         self.neighbours = np.empty((0, _MOST_NEIGHBOURS), np.int64)
+        self.proposed = np.empty(0, np.bool_)
 
     def __len__(self) -> int:
         return len(self._sites.yx_nm)
@@ -173,6 +175,7 @@ class SiteMap:
         column_site = match(yx_nm, self.yx_nm, self._gate_nm)
         mine = np.flatnonzero(column_site >= 0)
         self._sites.add_columns(column_site[mine], yx_nm[mine], self.forget_frames)
+        self.proposed &= self._sites.weight <= self.born_after
 
         rest = np.flatnonzero(column_site < 0)
         place = match(yx_nm[rest], self.candidates_yx_nm, self._gate_nm)
@@ -183,6 +186,18 @@ class SiteMap:
         history = self._promote()
         empty = self._in_view_before(self.yx_nm[len(self) - history.shape[1] :])
         return Sighting(column_site, self._sites.code[-1], history, empty)
+
+    def propose(self, frame: int, yx_nm: np.ndarray) -> None:
+        """Add sites where no column was ever seen (k, 2), in the specimen's frame; `proposed` until one is."""
+        if len(yx_nm):
+            code = np.full((self.memory, len(yx_nm)), UNOBSERVED, np.uint8)
+            self._sites.append(yx_nm, np.full(len(yx_nm), frame), code)
+            self.proposed = np.concatenate([self.proposed, np.ones(len(yx_nm), np.bool_)])
+            self._changed()
+
+    def _changed(self) -> None:
+        self.neighbours = neighbours(self.yx_nm, _NEIGHBOUR * self.spacing_nm, _MOST_NEIGHBOURS)
+        self.version += 1
 
     def _visible(self, yx_nm: np.ndarray, shift: np.ndarray, margin: float = _MARGIN) -> np.ndarray:
         """(n,) bool: whether specimen positions lie in the frame, `margin` spacings from its border; (v, n)
@@ -235,9 +250,9 @@ class SiteMap:
         history = candidates.code[:-1, ripe]
         if len(ripe):
             self._sites.take(candidates, ripe)
+            self.proposed = np.concatenate([self.proposed, np.zeros(history.shape[1], np.bool_)])
             self._measure_spacing(self.yx_nm)
-            self.neighbours = neighbours(self.yx_nm, _NEIGHBOUR * self.spacing_nm, _MOST_NEIGHBOURS)
-            self.version += 1
+            self._changed()
         candidates.keep(~gone)
         return history
 
@@ -250,6 +265,7 @@ class SiteMap:
             "in_view": self._in_view.copy(),
             "views": views,
             "neighbours": self.neighbours.copy(),
+            "proposed": self.proposed.copy(),
         }
         for name, places in (("sites", self._sites), ("candidates", self._candidates)):
             state |= {f"{name}/{key}": getattr(places, key).copy() for key in Places.FIELDS}
@@ -261,6 +277,7 @@ class SiteMap:
         self._in_view = np.array(state["in_view"])
         self._views = {(y, x): count for y, x, count in state["views"].tolist()}
         self.neighbours = np.array(state["neighbours"])
+        self.proposed = np.array(state["proposed"])
         for name, places in (("sites", self._sites), ("candidates", self._candidates)):
             for key in Places.FIELDS:
                 setattr(places, key, np.array(state[f"{name}/{key}"]))

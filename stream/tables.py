@@ -89,7 +89,10 @@ LEDGER: Fields = {
     "columns": ("<i8", "columns found"),
     "drift_y_px": ("<f8", "how far the specimen has moved since the first frame, along its own axes, pixels"),
     "drift_x_px": ("<f8", "how far the specimen has moved since the first frame, along its own axes, pixels"),
-    "turn_rad": ("<f8", "how far it has turned, about the frame's middle, clockwise as shown; after the drift"),
+    "turn_rad": (
+        "<f8",
+        "how far it has turned, about the frame's middle, clockwise as shown; after the drift",
+    ),
     "residual_px": ("<f8", "rms distance of columns from their sites after that, pixels"),
 }
 TABLES: dict[str, tuple[str, Fields]] = {

@@ -13,12 +13,15 @@ from stream.appearance import Appearance, Picture
 from stream.drift import Drift, Shift
 from stream.emission import Emission
 from stream.hopping import Hop, Hopping
+from stream.lattice import empty_places
 from stream.maps import SpecimenMap, event_map, occurrence_map
 from stream.occupancy import Occupancy, OccupancyFilter
 from stream.places import DETECTED, UNOBSERVED
 from stream.sites import SiteMap
 
 _MEMORY = 10  # frames of which candidates keep what was seen
+_PROPOSE_EVERY = 20  # frames
+_SURELY = 0.9  # occupied: columns whose lattice is continued
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ class Tracker:
         self.appearance = Appearance(lag)
         self.occupancy = OccupancyFilter(frame_period_s, lag=lag, rate_hz=rate_hz)
         self.hopping = Hopping(frame_period_s)
+        self._next_proposal = 0
 
     def update(
         self,
@@ -121,18 +125,11 @@ class Tracker:
         pixel_nm = self.sites.pixel_size_nm
         shift = self.drift.update(yx_px, reference_nm / pixel_nm, self.sites.spacing_px)
         lost = shift.lost and trusted
+        if trusted and not lost:
+            self._propose(frame)
         sighting = self.sites.update(frame, shift.upright(yx_px), score, shift.yx_px, lost=lost)
 
-        born = sighting.history.shape[1]
-        if born:
-            self.emission.add(born)
-            self.appearance.add(born)
-            known = len(self.occupancy)
-            self.occupancy.add(
-                self.emission.log_ratio(sighting.history, known),
-                sighting.history != UNOBSERVED,
-                sighting.empty_frames,
-            )
+        self._make_room(sighting.history, sighting.empty_frames)
         site_yx_px = shift.to_frame_px(self.sites.yx_nm / pixel_nm)
         observed = sighting.code != UNOBSERVED
         evidence = self.emission.log_ratio(sighting.code)
@@ -173,6 +170,29 @@ class Tracker:
             "events": event_map(self.sites, self.hopping, nm_per_px),
             "occurrence": occurrence_map(self.sites, occupancy, nm_per_px),
         }
+
+    def _propose(self, frame: int) -> None:
+        """Follow the empty places of the lattice beside the columns as well: a column may come."""
+        if frame < self._next_proposal:
+            return
+        self._next_proposal = frame + _PROPOSE_EVERY
+        sites = self.sites
+        surely = (self.occupancy.p_occupied > _SURELY) & ~sites.proposed
+        known = np.concatenate([sites.yx_nm, sites.candidates_yx_nm])
+        places = empty_places(sites.yx_nm[surely], known, sites.spacing_nm)
+        sites.propose(frame, places)
+        self._make_room(np.full((sites.memory - 1, len(places)), UNOBSERVED, np.uint8), 0.0)
+
+    def _make_room(self, history: np.ndarray, empty_frames: np.ndarray | float) -> None:
+        """Take new sites, the last of `sites`, into all other stages, with what was seen of them before."""
+        new = history.shape[1]
+        if not new:
+            return
+        known = len(self.occupancy)
+        self.emission.add(new)
+        self.appearance.add(new)
+        ratio = self.emission.log_ratio(history, known)
+        self.occupancy.add(ratio, history != UNOBSERVED, empty_frames)
 
     def _reference(self) -> tuple[np.ndarray, bool]:
         """Where columns are expected (k, 2) in nm, and whether not to find them means being lost.

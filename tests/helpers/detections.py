@@ -209,7 +209,9 @@ class Session:
         self.shifts: dict[int, Shift] = {}
         self._flips: list[tuple[int, int, bool]] = []
 
-    def feed(self, frames: Iterable[tuple[int, int, np.ndarray] | tuple[int, int, np.ndarray, Picture]]) -> Session:
+    def feed(
+        self, frames: Iterable[tuple[int, int, np.ndarray] | tuple[int, int, np.ndarray, Picture]]
+    ) -> Session:
         for index, t_ns, yx_px, *picture in frames:
             tracked = self.tracker.update(index, t_ns, yx_px, None, *picture)
             self.events += tracked.events

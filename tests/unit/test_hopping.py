@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import poisson
 
-from stream.hopping import Hop, Hopping, rate
+from stream.hopping import Hop, Hopping, hidden, rate
 from stream.occupancy import Occupancy, Smoothed
 from stream.places import DETECTED, MISSED, UNOBSERVED
 
@@ -119,27 +119,45 @@ def test_unobserved_frames_decide_nothing_and_share_the_event():
     hopping = Hopping(PERIOD_S)
     (event,) = run(p, hopping=hopping, observed=observed)
     assert event.frame == 12  # the first that shows it
-    occupancy = Occupancy(np.zeros(1), np.array([2.6]), np.array([1.8]), np.zeros(1, bool), 30)
-    rates = hopping.rates(occupancy)
-    assert rates["event"].events[0] == pytest.approx(1 / 5)  # one of five periods was observed
-    assert rates["event"].rate_hz[0] == pytest.approx(0.2 / 2.6)
-    assert rates["arrival"].rate_hz[0] == pytest.approx(0.2 / 0.8)
-    assert rates["departure"].events[0] == rates["hop"].events[0] == 0
-    assert hopping.rates(occupancy, total=True)["arrival"].rate_hz == pytest.approx(0.2 / 0.8)
 
 
-def test_gaps_do_not_bias_a_rate():
-    rng = np.random.default_rng(9)
-    state = np.cumsum(rng.random((20_000, 20)) < 0.01, axis=0) % 2 == 1
-    keep = np.flatnonzero(rng.random(20_000) < 0.6)
+def occupancy(arrivals: float, departures: float, observed_s: float, occupied_s: float) -> Occupancy:
+    numbers = (np.array([value]) for value in (observed_s, occupied_s, arrivals, departures))
+    return Occupancy(np.zeros(1, np.float32), *numbers, np.zeros(1, bool), 30)
+
+
+def test_rates_are_switches_per_time_at_risk():
+    rates = Hopping(PERIOD_S, sure=0.85).rates(occupancy(2.0, 1.0, 400.0, 100.0), total=True)
+    # one switch in 100 s at 0.1 s: 1e-3 per frame, of which half of a thousandth more are hidden
+    assert rates["arrival"].rate_hz == pytest.approx(2 / 300, rel=1e-3)
+    assert rates["departure"].rate_hz == pytest.approx(1 / 100, rel=1e-3)
+    assert rates["event"].rate_hz == pytest.approx(3 / 400, rel=1e-3)
+    assert rates["hop"].events == 0
+    per_site = Hopping(PERIOD_S)
+    per_site.see(np.array([DETECTED]))
+    assert per_site.rates(occupancy(2.0, 1.0, 400.0, 100.0))["arrival"].rate_hz.shape == (1,)
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.02, 0.05), (0.2, 0.2), (0.5, 0.1)])
+def test_switches_between_two_frames_are_added(a, b):
+    """A telegraph with rates a and b per frame differs from frame to frame as known in closed form."""
+    frames, empty = 1e6, b / (a + b)
+    differs = -np.expm1(-(a + b))
+    shows = frames * empty * a / (a + b) * differs
+    seen = occupancy(shows, shows, frames, frames * (1 - empty))
+    more = hidden(seen.arrivals, seen.departures, seen.observed_s * empty, seen.occupied_s, 1.0)
+    assert more * shows / (frames * empty) == pytest.approx(a, rel=1e-6)
+
+
+def test_hops_are_a_share_of_the_departures():
     hopping = Hopping(PERIOD_S)
-    run(np.where(state[keep], 0.999, 0.001), hopping=hopping, frames=keep)
-    observed = np.full(20, len(keep) * PERIOD_S)
-    occupancy = Occupancy(np.zeros(20), observed, state[keep].sum(axis=0) * PERIOD_S, np.zeros(20, bool), 0)
-    total = hopping.rates(occupancy, total=True)
-    # 4,000 events: 1.6 %; a further 1 % happen twice in a gap
-    assert total["event"].rate_hz == pytest.approx(0.1, rel=0.05)
-    assert total["arrival"].rate_hz == pytest.approx(0.1, rel=0.07)
+    p = np.full((40, 4), 0.01)
+    p[:20, 1] = p[20:, 2] = p[:, 0] = 0.99  # from 1 to 2
+    run(p, LINE, hopping)
+    each = np.ones(4)
+    seen = Occupancy(np.zeros(4, np.float32), 4 * each, 2 * each, 0 * each, 1.0 * each, each > 1, 40)
+    hops = hopping.rates(seen)["hop"]
+    assert hops.events == pytest.approx([0, 1, 0, 0], abs=0.1)
 
 
 def test_raw_flips_are_counted_as_in_the_papers():

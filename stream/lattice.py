@@ -1,0 +1,73 @@
+"""Where a column could be, although none was ever seen there: the empty places of a lattice, at its rim and in it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stream.matching import crowded, nearest, neighbours
+
+_REACH = 1.35  # of the spacing: neighbours as far as that
+_TOLERANCE = 0.2  # of the spacing: steps that differ by less are one step
+_COMMON = (
+    0.6  # of the columns, those at the end of whose step there must be another: then it is a lattice's step
+)
+_ROOM = 0.5  # of the spacing: a place is new if nothing known is nearer
+_MOST_STEPS = 8
+_MANY = 200  # neighbours looked at for the steps
+
+
+def lattice_steps(yx_nm: np.ndarray, spacing_nm: float) -> np.ndarray:
+    """The short translations that a lattice of columns has, (k, 2) in nm; none where there is no lattice.
+
+    Parameters
+    ----------
+    yx_nm : (n, 2), the columns.
+    spacing_nm : median distance between neighbours.
+
+    Notes
+    -----
+    From a column of a lattice every step leads to another one, but for the rim. Honeycombs fail: half of their
+    shortest steps lead to the middle of a ring.
+    """
+    beside = neighbours(yx_nm, _REACH * spacing_nm, _MOST_STEPS)
+    row, column = np.nonzero(beside >= 0)
+    steps = yx_nm[beside[row, column]] - yx_nm[row]
+    found = []
+    while len(steps) >= _COMMON * len(yx_nm):
+        looked = steps[:: 1 + len(steps) // _MANY]
+        close = np.hypot(*(looked[:, None] - steps).transpose(2, 0, 1)) < _TOLERANCE * spacing_nm
+        most = int(np.argmax(close.sum(axis=1)))
+        step = np.median(steps[close[most]], axis=0)
+        same = np.hypot(*(steps - step).T) < _TOLERANCE * spacing_nm
+        if same.sum() < _COMMON * len(yx_nm):
+            break
+        found.append(steps[same].mean(axis=0))
+        steps = steps[~same]
+    return np.array(found).reshape(-1, 2)
+
+
+def empty_places(
+    yx_nm: np.ndarray, known_yx_nm: np.ndarray, spacing_nm: float, least_neighbours: int = 2
+) -> np.ndarray:
+    """Places of the lattice beside columns at which nothing is known yet, (k, 2) in nm.
+
+    Parameters
+    ----------
+    yx_nm : (n, 2), the columns that are there.
+    known_yx_nm : (m, 2), sites and candidates.
+    spacing_nm : median distance between neighbours.
+    least_neighbours : columns from which a step must lead to the place.
+    """
+    if len(yx_nm) < _MOST_STEPS:
+        return np.empty((0, 2))
+    steps = lattice_steps(yx_nm, spacing_nm)
+    ends = np.ascontiguousarray((yx_nm[:, None] + steps).reshape(-1, 2))
+    ends = ends[nearest(ends, np.ascontiguousarray(known_yx_nm), _ROOM * spacing_nm)[0] < 0]
+    if not len(ends):
+        return ends
+    beside = neighbours(ends, 1.5 * _TOLERANCE * spacing_nm, _MOST_STEPS)
+    agreeing = (beside >= 0).sum(axis=1) + 1
+    around = np.where((beside >= 0)[:, :, None], ends[beside], 0.0).sum(axis=1)
+    middle = (around + ends) / agreeing[:, None]
+    middle = np.ascontiguousarray(middle[agreeing >= least_neighbours])
+    return middle[~crowded(middle, _ROOM * spacing_nm)]
