@@ -14,11 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-_REACH = 3  # samples on either side of a site
+_REACH = 2  # samples on either side of a site
 _STEPS_PER_SPACING = 6  # samples from one column to the next
 _MEMORY_FRAMES = 2000.0  # older frames are gradually forgotten,
 _FORGET, _SHORTEST = 1.5, 30.0  # in the beginning sooner: 1.5 times a site's record, at least 30 frames
-_PRIOR_FRAMES = 20.0  # weight of what is common to all sites against one site's own frames
+_PRIOR_FRAMES = (
+    2.0,
+    200.0,
+)  # that what is common to all sites stands for, against a site's own: least and most
+_SOME = 5  # sites, to tell how much they differ
 _ENOUGH_FRAMES = 8.0  # of a site, and
 _ENOUGH_CONTRAST = 20.0  # site-frames behind the common contrast, before it is asked
 _NOISE_FRAMES = 2000.0  # site-frames of which the noise's covariance remembers
@@ -100,6 +104,7 @@ class Appearance:
         self._step_px = np.zeros(1, np.int64)  # 0 until the first site is known
         self._frames = np.zeros((2, 0))  # seen empty and occupied, per site
         self._sum = np.zeros((2, 0, self._samples), np.float32)
+        self._age = np.zeros(0)  # frames ever learned from
         self._noise = np.zeros((self._samples, self._samples))
         self._noise_frames = np.zeros(1)
         self._past = np.zeros((lag + 1, 0, self._samples), np.float32)  # patches of the last frames, a ring
@@ -164,7 +169,9 @@ class Appearance:
             return
         state = np.stack([1.0 - p_occupied, p_occupied]) * looked
         self._learn_noise(patch, state)
-        keep = 1.0 - 1.0 / np.clip(_FORGET * self._frames.sum(axis=0), _SHORTEST, _MEMORY_FRAMES)
+        self._age += looked
+        # what was made of the first frames must not be held for what they showed
+        keep = 1.0 - 1.0 / np.clip(_FORGET * self._age, _SHORTEST, _MEMORY_FRAMES)
         self._frames = self._frames * keep + state
         self._sum *= keep.astype(np.float32)[None, :, None]
         self._sum += state.astype(np.float32)[:, :, None] * patch
@@ -196,16 +203,19 @@ class Appearance:
         if both.sum() < _ENOUGH_CONTRAST or noise_frames < 2 * self._samples:
             return
         mean = self._sum / np.maximum(frames, 1e-9)[:, :, None]
-        common = (both @ (mean[1] - mean[0])) / both.sum()
-        empty, occupied = mean
-        # what a site was not seen as is expected to differ from what it was by what is common to all
-        prior = 1.0 / (1.0 / _PRIOR_FRAMES + 1.0 / np.maximum(frames[::-1], 1e-9))
-        weight = frames + prior
-        empty = (self._sum[0] + prior[0][:, None] * (occupied - common)) / weight[0][:, None]
-        occupied = (self._sum[1] + prior[1][:, None] * (mean[0] + common)) / weight[1][:, None]
-
+        own = mean[1] - mean[0]
+        common = (both @ own) / both.sum()
         noise = self._noise / noise_frames
         noise = noise + _RIDGE * np.trace(noise) / self._samples * np.eye(self._samples)
+
+        # what a site was not seen as is expected to differ from what it was by what is common to all
+        known = both >= _ENOUGH_FRAMES
+        alike = self._alike(own[known] - common, both[known], noise)
+        prior = 1.0 / (1.0 / alike + 1.0 / np.maximum(frames[::-1], 1e-9))
+        weight = frames + prior
+        empty = (self._sum[0] + prior[0][:, None] * (mean[1] - common)) / weight[0][:, None]
+        occupied = (self._sum[1] + prior[1][:, None] * (mean[0] + common)) / weight[1][:, None]
+
         contrast = occupied - empty
         white = np.linalg.solve(noise, contrast.T).T
         strength = np.einsum("kp,kp->k", contrast, white)
@@ -216,16 +226,18 @@ class Appearance:
         self._offset = np.einsum("kp,kp->k", self._filter, 0.5 * (empty + occupied))
         self._told = np.where(frames.sum(axis=0) >= _ENOUGH_FRAMES, strength * worth, 0.0)
 
+    def _alike(self, differ: np.ndarray, frames: np.ndarray, noise: np.ndarray) -> float:
+        """For how many frames of its own the common contrast stands: as many as make chance as large as what sites
+        really differ by (k, samples), beyond the chance there is in means of `frames` (k,). Empirical Bayes."""
+        least, most = _PRIOR_FRAMES
+        if len(differ) < _SOME:
+            return most
+        spread = np.einsum("kp,kp->k", differ, np.linalg.solve(noise, differ.T).T) / self._samples
+        return float(np.clip(1.0 / max(float((spread - 1.0 / frames).mean()), 1e-9), least, most))
+
     _LEARNED = (
-        "_step_px",
-        "_frames",
-        "_sum",
-        "_noise",
-        "_noise_frames",
-        "_filter",
-        "_offset",
-        "_told",
-        "_updates",
+        *("_age", "_step_px", "_frames", "_sum", "_noise", "_noise_frames"),
+        *("_filter", "_offset", "_told", "_updates"),
     )
 
     def state(self) -> dict[str, np.ndarray]:
@@ -243,6 +255,7 @@ class Appearance:
 _PER_SITE = {  # and the axis of the sites
     "_frames": 1,
     "_sum": 1,
+    "_age": 0,
     "_past": 1,
     "_looked": 1,
     "_filter": 0,

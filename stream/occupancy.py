@@ -122,7 +122,8 @@ class OccupancyFilter:
         fast = np.any(self.rates_hz * self.frame_period_s > _FAST, axis=0)
         observed_s, occupied_s = self._time_s.copy()
         p = self.p_occupied.astype(np.float32)
-        return Occupancy(p, observed_s, occupied_s, *self._switches.copy(), fast, self._count)
+        arrivals, departures = self._switches.copy()
+        return Occupancy(p, observed_s, occupied_s, arrivals, departures, fast, self._count)
 
     def _slot(self, back: int) -> int:
         """Where the update `back` updates ago is kept."""

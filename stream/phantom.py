@@ -141,9 +141,19 @@ class Phantom:
             counts[self._hot] = np.iinfo(np.uint16).max
         return counts
 
-    def intensity(self, index: int) -> np.ndarray:
-        """Frame `index` without noise and bad pixels, (ny, nx) f4, 1 in vacuum."""
-        return self._noise.view(*self._look_at(index))
+    def intensity(self, index: int, changed_site: int | None = None) -> np.ndarray:
+        """Frame `index` without noise and bad pixels, (ny, nx) f4, 1 in vacuum.
+
+        With `changed_site`, as it would be if that one site were empty instead of occupied, or the reverse.
+        """
+        seen = self._look_at(index)
+        if changed_site is None:
+            return self._noise.view(*seen)
+        self._change(changed_site, not self._shown[changed_site])
+        try:
+            return self._noise.view(*self._look_at(index, as_shown=True))
+        finally:
+            self._change(changed_site, bool(self._shown[changed_site]))
 
     @property
     def truth(self) -> Truth:
@@ -186,16 +196,20 @@ class Phantom:
     def close(self) -> None:
         """Nothing to give back; a FrameSource has it."""
 
-    def _look_at(self, index: int) -> tuple[np.ndarray, tuple[int, int], np.ndarray]:
+    def _change(self, site: int, there: bool) -> None:
+        """Put the column of a site on the canvas, or take it away."""
+        patch, top, left = self._column(site)
+        _add(self._wave, patch, top, left, 1 if there else -1)
+        _expose(self._wave, self._scene, top, top + len(patch), left, left + len(patch))
+
+    def _look_at(self, index: int, as_shown: bool = False) -> tuple[np.ndarray, tuple[int, int], np.ndarray]:
         """The scene of frame `index`, the frame's shape, and where in the scene its pixel (0, 0) is, (2,) f8."""
         if index < 0 or (self.frames is not None and index >= self.frames):
             last = "" if self.frames is None else f" to {self.frames - 1}"
             raise ValueError(f"no frame {index}: the session has frames 0{last}")
-        occupied = self._kinetics.occupancy_at(index)
+        occupied = self._shown if as_shown else self._kinetics.occupancy_at(index)
         for site in np.flatnonzero(occupied != self._shown).tolist():
-            patch, top, left = self._column(site)
-            _add(self._wave, patch, top, left, 1 if occupied[site] else -1)
-            _expose(self._wave, self._scene, top, top + len(patch), left, left + len(patch))
+            self._change(site, bool(occupied[site]))
         self._shown = occupied
         corner, turn_rad = self._margin - self._drift.at(index), float(self._turn.at(index))
         if turn_rad == 0:

@@ -93,7 +93,7 @@ def turned_scene(
     A specimen turned clockwise (as shown) by `turn_rad`; Lagrange's interpolation at four points along each axis.
     """
     out = np.empty((shape_yx[0] + 5, shape_yx[1] + 5), np.float32)
-    _turn_scene(scene, *map(float, corner_yx), np.cos(turn_rad), np.sin(turn_rad), out)
+    _turn_scene(scene, float(corner_yx[0]), float(corner_yx[1]), np.cos(turn_rad), np.sin(turn_rad), out)
     return out
 
 

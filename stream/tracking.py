@@ -34,6 +34,7 @@ class Tracked:
     column_site : (n,) i8, the site of each column, or -1.
     site_yx_px : (m, 2) f8, the sites in this frame's pixels.
     occupancy : of the sites, given the frames so far.
+    evidence : (m,) f8, log P(this frame | occupied) / P(this frame | empty) of each site; 0 where not observed.
     detected : (m,) bool, a column was found at the site in this frame.
     flipped : (m,) bool, raw flips: detected now and not when last observed, or the reverse.
     events : settled by this frame; they happened some frames ago.
@@ -43,6 +44,7 @@ class Tracked:
     column_site: np.ndarray
     site_yx_px: np.ndarray
     occupancy: Occupancy
+    evidence: np.ndarray
     detected: np.ndarray
     flipped: np.ndarray
     events: list[Hop]
@@ -151,6 +153,7 @@ class Tracker:
             sighting.column_site,
             site_yx_px,
             self.occupancy.snapshot(),
+            evidence,
             sighting.code == DETECTED,
             flipped,
             events,

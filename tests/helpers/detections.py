@@ -188,12 +188,30 @@ class Score:
     hops: int
     hop_recall: float
     hop_precision: float
+    live_recall: float
+    live_precision: float
+
+    @property
+    def f1(self) -> float:
+        """Of the switches found by the smoother; mind that recall leaves short dwells out unless `dwell` was 0."""
+        return _f1(self.recall, self.precision)
+
+    @property
+    def live_f1(self) -> float:
+        """Of the switches of the live filter."""
+        return _f1(self.live_recall, self.live_precision)
+
+    @property
+    def raw_f1(self) -> float:
+        """Of the raw flips."""
+        return _f1(self.raw_recall, self.raw_precision)
 
     def __str__(self) -> str:
         return (
             f"{self.switches} switches: recall {self.recall:.4f}, precision {self.precision:.4f} "
             f"(raw flips {self.raw_recall:.4f}, {self.raw_precision:.4f}); "
-            f"{self.hops} hops: recall {self.hop_recall:.4f}, precision {self.hop_precision:.4f}"
+            f"{self.hops} hops: recall {self.hop_recall:.4f}, precision {self.hop_precision:.4f}; "
+            f"F1 of the smoother {self.f1:.3f}, live filter {self.live_f1:.3f}, raw flips {self.raw_f1:.3f}"
         )
 
 
@@ -207,7 +225,10 @@ class Session:
     def __post_init__(self) -> None:
         self.events: list[Hop] = []
         self.shifts: dict[int, Shift] = {}
+        self.evidence = np.empty(0)  # of the last frame
         self._flips: list[tuple[int, int, bool]] = []
+        self._live: list[tuple[int, int, bool]] = []  # what the filter held for sure, when it changed
+        self._held = np.empty(0, np.int8)
 
     def feed(
         self, frames: Iterable[tuple[int, int, np.ndarray] | tuple[int, int, np.ndarray, Picture]]
@@ -216,9 +237,18 @@ class Session:
             tracked = self.tracker.update(index, t_ns, yx_px, None, *picture)
             self.events += tracked.events
             self.shifts[index] = tracked.shift
+            self.evidence = tracked.evidence
             flipped = np.flatnonzero(tracked.flipped)
             self._flips += [(index, int(site), bool(tracked.detected[site])) for site in flipped]
+            self._see_filter(index, tracked.occupancy.p_occupied)
         return self
+
+    def _see_filter(self, index: int, p_occupied: np.ndarray, sure: float = 0.85) -> None:
+        self._held = np.concatenate([self._held, np.full(len(p_occupied) - len(self._held), -1, np.int8)])
+        now = np.where(p_occupied >= sure, 1, np.where(p_occupied <= 1 - sure, 0, self._held)).astype(np.int8)
+        changed = np.flatnonzero((now != self._held) & (self._held >= 0))
+        self._live += [(index, int(site), bool(now[site])) for site in changed]
+        self._held = now
 
     def finish(self) -> Session:
         self.events += self.tracker.finish()
@@ -238,7 +268,10 @@ class Session:
         hops, moves = truth.hops(dwell), found_hops(self.events, site)
         found = found_switches(self.events, site)
         name = np.where(site < 0, -2 - np.arange(len(site)), site)
-        raw = {(index, int(name[row]), arrival) for index, row, arrival in self._flips}
+        raw, live = (
+            {(index, int(name[row]), arrival) for index, row, arrival in kept}
+            for kept in (self._flips, self._live)
+        )
         return Score(
             len(long),
             _share(agreement(found, long, within)[1], long),
@@ -248,7 +281,13 @@ class Session:
             len(hops),
             _share(agreement(moves, hops, within)[1], hops),
             _share(agreement(moves, truth.apparent(), within)[0], moves),
+            _share(agreement(live, long, within)[1], long),
+            _share(agreement(live, every, within)[0], live),
         )
+
+
+def _f1(recall: float, precision: float) -> float:
+    return 2 * recall * precision / (recall + precision) if recall + precision else 0.0
 
 
 def _share(part: set[_Dated], whole: set[_Dated]) -> float:
