@@ -184,20 +184,99 @@ def detect(
     tell(summary, as_json)
 
 
-@app.command(epilog="Example: hopscope export result.h5 --csv tables --png pictures")
+@app.command(
+    epilog="Example: hopscope export result.h5 --png pictures --movie movie.webm --recording movie.h5"
+)
 def export(
     result: Annotated[Path, typer.Argument(help="What hopscope replay wrote.")],
     csv: Annotated[Path | None, typer.Option(help="Folder for the tables.")] = None,
-    png: Annotated[Path | None, typer.Option(help="Folder for the maps.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Folder for the figures.")] = None,
+    movie: Annotated[
+        Path | None, typer.Option(help="A movie of the recording: .webm (VP8) or .mp4 (AV1).")
+    ] = None,
+    recording: Annotated[Path | None, typer.Option(help="What was replayed; for the movie.")] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Frames per second of the movie; without it, as taken.", min=0.1)
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Turn a result file into CSV tables and pictures."""
+    """Turn a result file into CSV tables, figures and a movie with what was found drawn in."""
     from stream.export import export_result
+    from stream.movie import write_movie
 
-    if csv is None and png is None:
-        raise typer.BadParameter("nothing to write: expected --csv DIR, --png DIR or both")
+    if csv is None and png is None and movie is None:
+        raise typer.BadParameter("nothing to write: expected --csv DIR, --png DIR or --movie FILE")
+    if (movie is None) != (recording is None):
+        raise typer.BadParameter(
+            "a movie needs its frames: expected --movie FILE and --recording FILE together"
+        )
     written = export_result(result, csv, png)
+    if movie is not None and recording is not None:
+        with progress_bar() as progress:
+            task = progress.add_task(movie.name, total=None)
+            write_movie(
+                result,
+                recording,
+                movie,
+                fps,
+                lambda n, total: progress.update(task, completed=n, total=total),
+            )
+        written.append(movie)
     tell({"written": [str(path) for path in written]}, as_json)
+
+
+@app.command(epilog="Example: hopscope rates result.h5 --by facet --per s")
+def rates(
+    result: Annotated[Path, typer.Argument(help="What hopscope replay wrote.")],
+    by: Annotated[
+        Literal["all", "site", "facet", "coordination"],
+        typer.Option(help="Sites together, each, by facet, or by the number of occupied neighbours."),
+    ] = "all",
+    per: Annotated[Literal["s", "e"], typer.Option(help="Per second, or per electron and nm².")] = "s",
+    csv: Annotated[Path | None, typer.Option(help="Write the rates to this file as well.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Rates of departures, hops and arrivals, dwell times and diffusion, with 95 % intervals."""
+    from stream.rate_tables import plain, rates_report, show_rates, write_csv
+
+    report = rates_report(result, by, per)
+    if csv is not None:
+        write_csv(csv, report["rates"])
+    if as_json:
+        typer.echo(json.dumps(plain(report)))
+    else:
+        show_rates(report, Console())
+
+
+@app.command(epilog="Example: hopscope compare vacuum.h5 oxygen.h5")
+def compare(
+    first: Annotated[Path, typer.Argument(help="What hopscope replay wrote of one condition.")],
+    second: Annotated[
+        Path | None, typer.Argument(help="... of the other; without it, two ranges of the first.")
+    ] = None,
+    first_range: Annotated[
+        str | None, typer.Option("--first", help="Only this range of the first, begin:end in s.")
+    ] = None,
+    second_range: Annotated[
+        str | None, typer.Option("--second", help="Only this range of the second, begin:end in s.")
+    ] = None,
+    by: Annotated[
+        Literal["all", "site", "facet", "coordination"],
+        typer.Option(help="Compare together or class by class; site and facet within one file only."),
+    ] = "all",
+    csv: Annotated[Path | None, typer.Option(help="Write the compared rates to this file as well.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two conditions: ratios of rates and dwell times, with tests and intervals."""
+    from stream.rate_tables import compare_report, plain, show_comparison, write_csv
+
+    report = compare_report(first, second, (first_range, second_range), by)
+    if csv is not None:
+        write_csv(csv, report["rates"])
+    if as_json:
+        typer.echo(json.dumps(plain(report)))
+    else:
+        show_comparison(report, Console())
 
 
 @app.command(epilog="Example: hopscope doctor --config site.toml")

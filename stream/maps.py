@@ -90,3 +90,50 @@ def occurrence_map(sites: SiteMap, occupancy: Occupancy, nm_per_px: float | None
     seen = occupancy.observed_s > 0
     value = np.divide(occupancy.occupied_s, occupancy.observed_s, out=np.zeros(len(seen)), where=seen)
     return draw(sites.yx_nm, value, spacing_nm=sites.spacing_nm, nm_per_px=nm_per_px)
+
+
+def site_maps(
+    rows: np.ndarray, spacing_nm: float, nm_per_px: float | None = None
+) -> dict[str, tuple[SpecimenMap, str]]:
+    """What is known of the sites at the end, as maps, each with its meaning and unit.
+
+    Parameters
+    ----------
+    rows : of the table of sites, `stream.tables.SITES`.
+    spacing_nm, nm_per_px : as in `draw`.
+    """
+    yx_nm = np.stack([rows["y_nm"], rows["x_nm"]], axis=1)
+    values = {
+        "occurrence": (occurrence(rows), "fraction of the time observed in which the site was occupied"),
+        "raw_events": (
+            rows["raw_flips"],
+            "detected in one frame and not in the next, or the reverse; counts",
+        ),
+        "events": (events(rows), "the site filled or emptied; counts"),
+        "rate": (rows["event_rate_hz"], "events per second observed"),
+        "residence": (residence_s(rows), "mean time a column stayed, s; 0 where none was seen to leave"),
+    }
+    return {
+        name: (draw(yx_nm, value, spacing_nm=spacing_nm, nm_per_px=nm_per_px), meaning)
+        for name, (value, meaning) in values.items()
+    }
+
+
+def occurrence(rows: np.ndarray) -> np.ndarray:
+    """(m,) f8, fraction of the time observed in which each site was occupied; 0 where it never was in view."""
+    seen = rows["observed_s"] > 0
+    return np.divide(rows["occupied_s"], rows["observed_s"], out=np.zeros(len(rows)), where=seen)
+
+
+def events(rows: np.ndarray) -> np.ndarray:
+    """(m,) i8, how often each site was filled or emptied."""
+    return rows["appeared"] + rows["disappeared"] + rows["hopped_away"] + rows["hopped_here"]
+
+
+def residence_s(rows: np.ndarray) -> np.ndarray:
+    """(m,) f8, time occupied over the number of columns that left; NaN where none was seen to leave.
+
+    Where few left this is uncertain: with n of them, by about 1 / sqrt(n) of itself.
+    """
+    left = rows["disappeared"] + rows["hopped_away"]
+    return np.divide(rows["occupied_s"], left, out=np.full(len(rows), np.nan), where=left > 0)

@@ -57,10 +57,9 @@ def analyse_recording(
                 elif isinstance(item, SeriesEnd):
                     break
             tracker = analysis.tracker
-            maps = analysis.draw_maps()
             result.add_events(analysis.finish())
             if tracker is not None:
-                result.finish(tracker, maps)
+                result.finish(tracker)
         seconds = time.perf_counter() - began_s
     report = analysis.report()
     analysed = report["counters"]["analysed"]

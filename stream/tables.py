@@ -10,7 +10,8 @@ Layout of a result file (plain h5py reads it)::
                  NaN before the site was known
     /events      EVENTS: appearances, disappearances and hops
     /hops        HOPS: the hops among them, from where to where
-    /maps        events, occurrence: (ny, nx) f4 with @yx_origin_nm, @nm_per_px
+    /maps        occurrence, raw_events, events, rate, residence: (ny, nx) f4 with @meaning, @yx_origin_nm,
+                 @nm_per_px; none without a site
     /ledger      LEDGER: a row per frame analysed and per gap; together they hold every index once
 
 Every table has @description and, per field, @<field> with its meaning and unit. It is written under
@@ -29,7 +30,7 @@ import numpy as np
 
 from stream.frame import Gap, RecordingError, SeriesHeader
 from stream.hopping import Hop
-from stream.maps import SpecimenMap
+from stream.maps import site_maps
 from stream.pipeline import Seen
 from stream.segment import header_to_bytes
 from stream.tracking import Tracker
@@ -89,11 +90,9 @@ LEDGER: Fields = {
     "columns": ("<i8", "columns found"),
     "drift_y_px": ("<f8", "how far the specimen has moved since the first frame, along its own axes, pixels"),
     "drift_x_px": ("<f8", "how far the specimen has moved since the first frame, along its own axes, pixels"),
-    "turn_rad": (
-        "<f8",
-        "how far it has turned, about the frame's middle, clockwise as shown; after the drift",
-    ),
+    "turn_rad": ("<f8", "how far it has turned after that, about the frame's middle, clockwise as shown"),
     "residual_px": ("<f8", "rms distance of columns from their sites after that, pixels"),
+    "lost": ("?", "the specimen could not be recognized: the frame says nothing of the sites"),
 }
 TABLES: dict[str, tuple[str, Fields]] = {
     "columns": ("Every column found in every frame", COLUMNS),
@@ -154,7 +153,7 @@ class ResultFile:
         rows["site"] = tracked.column_site
         self._add("columns", rows)
         shift = tracked.shift
-        moved = (*shift.yx_px, shift.turn_rad, shift.residual_px)
+        moved = (*shift.yx_px, shift.turn_rad, shift.residual_px, shift.lost)
         line = (seen.frame, 1, b"analysed", seen.t_ns, len(columns), *moved)
         self._add("ledger", np.array([line], _dtype(LEDGER)))
         self._occupancy.append((seen.frame, seen.t_ns, tracked.occupancy.p_occupied.astype(np.float16)))
@@ -164,22 +163,25 @@ class ResultFile:
 
     def add_gap(self, gap: Gap) -> None:
         """Frames that were not seen."""
-        line = (gap.first, gap.count, gap.reason.encode(), -1, 0, *[np.nan] * 4)
+        line = (gap.first, gap.count, gap.reason.encode(), -1, 0, *[np.nan] * 4, False)
         self._add("ledger", np.array([line], _dtype(LEDGER)))
 
     def add_events(self, events: list[Hop]) -> None:
         """Events that were settled at the end of the series."""
         self._events += events
 
-    def finish(self, tracker: Tracker, maps: dict[str, SpecimenMap], *, complete: bool = True) -> None:
+    def finish(self, tracker: Tracker, *, complete: bool = True) -> None:
         """Sites, events with their places, and maps."""
-        self._add("sites", _site_rows(tracker))
+        sites = _site_rows(tracker)
+        self._add("sites", sites)
         self._add("events", _event_rows(self._events, tracker.sites.yx_nm))
         hops = [event for event in self._events if event.kind == "hop"]
         self._add("hops", _hop_rows(hops, tracker.sites.yx_nm))
-        for name, drawn in maps.items():
+        maps = site_maps(sites, tracker.sites.spacing_nm) if len(sites) else {}
+        for name, (drawn, meaning) in maps.items():
             dataset = self._file.create_dataset(f"maps/{name}", data=drawn.array, compression="gzip")
             dataset.attrs.update({"yx_origin_nm": drawn.yx_origin_nm, "nm_per_px": drawn.nm_per_px})
+            dataset.attrs["meaning"] = meaning
         self._file.attrs["complete"] = complete
 
     def __enter__(self) -> ResultFile:

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from stream.cli import app
 
 COMMANDS = [
-    "demo", "live", "publish", "replay", "simulate", "detect", "export", "doctor", "train", "bench",
+    "demo", "live", "publish", "replay", "simulate", "detect", "export", "rates", "compare", "doctor", "train",
+    "bench",
 ]  # fmt: skip
 
 
@@ -60,9 +61,32 @@ def test_simulate_replay_export_hang_together(tmp_path: Path) -> None:
     assert summary["gaps"] == {}
     exported = hopscope("export", "r.h5", "--csv", "t", "--png", "p", folder=tmp_path)
     assert exported.returncode == 0, exported.stderr
+    shown = hopscope("export", "r.h5", "--movie", "m.webm", "--recording", "m.h5", "--json", folder=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert json.loads(shown.stdout)["written"] == ["m.webm"]
+    assert (tmp_path / "m.webm").read_bytes()[:4] == b"\x1aE\xdf\xa3"
+    alone = hopscope("export", "r.h5", "--movie", "m.webm", folder=tmp_path)
+    assert alone.returncode == 2
+    assert "--recording" in alone.stderr
     header = (tmp_path / "t" / "columns.csv").read_text().splitlines()[0]
     assert {"y", "x", "frame", "particle"} <= set(header.split(","))
     assert (tmp_path / "p" / "events.png").stat().st_size > 1000
+
+    told = hopscope(
+        "rates", "r.h5", "--by", "coordination", "--per", "e", "--csv", "k.csv", "--json", folder=tmp_path
+    )
+    assert told.returncode == 0, told.stderr
+    report = json.loads(told.stdout)
+    assert {row["kind"] for row in report["rates"]} == {"event", "arrival", "departure", "hop"}
+    assert report["dose_e_nm2"] == pytest.approx(40 * 31000, rel=1e-6)
+    assert len((tmp_path / "k.csv").read_text().splitlines()) == len(report["rates"]) + 1
+    halves = ("r.h5", "--first", "0:0.6", "--second", "0.6:")
+    compared = hopscope("compare", *halves, "--json", folder=tmp_path)
+    assert compared.returncode == 0, compared.stderr
+    assert all(0 <= row["p_adjusted"] <= 1 for row in json.loads(compared.stdout)["rates"])
+    overlap = hopscope("compare", "r.h5", "--first", "0:0.6", "--second", "0.5:", folder=tmp_path)
+    assert overlap.returncode == 3
+    assert "do not overlap" in overlap.stderr
 
     again = hopscope("replay", "m.h5", "--out", "r.h5", folder=tmp_path)
     assert again.returncode == 3

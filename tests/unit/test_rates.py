@@ -1,77 +1,165 @@
-"""Rates of simulated sites: without bias, and within their intervals as often as these promise."""
+"""Rates by class, per time and per dose, and two conditions compared."""
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
+from rich.console import Console
 
-from stream.hopping import Hopping, Rate
-from stream.occupancy import Occupancy, OccupancyFilter
-
-SITES = 6  # of one repeat
-
-
-def rates_of(
-    rate: float, strength: float, repeats: int, frames: int, seed: int, missing: float = 0.05
-) -> tuple[float, float]:
-    """Relative bias of the pooled arrival and departure rates, and how often their intervals hold the truth.
-
-    Sites switch either way at `rate` per frame in continuous time, frames are missing at random, and the evidence of a
-    frame is a log-likelihood ratio of mean ± strength / 2 and variance `strength`, as of a matched filter.
-    """
-    rng = np.random.default_rng(seed)
-    m = repeats * SITES
-    occupied = rng.random(m) < 0.5
-    chains, hopping = OccupancyFilter(1.0), Hopping(1.0)
-    chains.add(np.empty((0, m)), np.empty((0, m), bool))
-    alone = np.empty((m, 0), np.int64)
-    for frame in range(frames):
-        occupied = rng.random(m) < 0.5 + (occupied - 0.5) * np.exp(-2 * rate)
-        if rng.random() < missing:
-            continue
-        ratio = np.where(occupied, strength / 2, -strength / 2) + np.sqrt(strength) * rng.normal(size=m)
-        chains.update(frame, frame * 10**9, np.clip(ratio, -12, 12), np.ones(m, bool), alone)
-    chains.finish(alone)
-    hopping.see(np.zeros(m, np.uint8))
-    all_sites = chains.snapshot()
-    biases, covered = [], []
-    for name in ("arrival", "departure"):
-        pooled = [_of_repeat(hopping, all_sites, k)[name] for k in range(repeats)]
-        events = sum(float(one.events) for one in pooled)
-        biases.append(events / sum(float(one.at_risk_s) for one in pooled) / rate - 1)
-        covered += [one.low_hz <= rate <= one.high_hz for one in pooled]
-    return max(biases, key=abs), float(np.mean(covered))
+from stream.dwells import site_dwells
+from stream.frame import CalibrationError, RecordingError
+from stream.phantom_particle import gold_particle
+from stream.rate_tables import compare_report, plain, show_comparison, show_rates, write_csv
+from stream.rates import compare, dwell_summary, rate_rows, within
+from tests.helpers.kinetics import session_of, two_states
 
 
-def _of_repeat(hopping: Hopping, every: Occupancy, repeat: int) -> dict[str, Rate]:
-    mine = slice(repeat * SITES, (repeat + 1) * SITES)
-    per_site = (
-        every.p_occupied,
-        every.observed_s,
-        every.occupied_s,
-        every.arrivals,
-        every.departures,
-        every.fast,
+def rng() -> np.random.Generator:
+    return np.random.default_rng(1)
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    """100 sites, the first 50 three times as restless; 0.1 s per frame, 31,000 e/nm² each."""
+    departure = np.repeat([0.03, 0.01], 50)
+    state = two_states(rng(), 0.02, departure, 1000, 100)
+    return state, session_of(state, dose_rate_e_nm2_s=310_000.0)
+
+
+def by_kind(rows, group="all"):
+    return {row.kind: row for row in rows if row.group == group}
+
+
+def test_rates_are_counts_over_the_time_in_the_state_they_leave(mixed):
+    state, session = mixed
+    found = by_kind(rate_rows(session, "all", "s", rng()))
+    leaves, fills = (state[:-1] & ~state[1:]).sum(), (~state[:-1] & state[1:]).sum()
+    assert (found["departure"].events, found["arrival"].events) == (leaves, fills)
+    assert found["departure"].at_risk == pytest.approx(0.1 * state[:-1].sum())
+    assert found["arrival"].at_risk == pytest.approx(0.1 * (~state[:-1]).sum())
+    assert found["event"].at_risk == pytest.approx(0.1 * 999 * 100)
+    assert found["hop"].events == 0
+    assert {row.interval for row in found.values()} == {"bootstrap", "Garwood"}
+    assert found["departure"].low < found["departure"].rate < found["departure"].high
+
+
+def test_per_dose_is_per_time_over_the_dose_rate(mixed):
+    _, session = mixed
+    per_s, per_e = (by_kind(rate_rows(session, "all", per, rng())) for per in ("s", "e"))
+    for kind, row in per_e.items():
+        assert row.rate * 310_000 == pytest.approx(per_s[kind].rate)
+        assert row.high * 310_000 == pytest.approx(per_s[kind].high)
+        assert row.missed_share == per_s[kind].missed_share
+    with pytest.raises(CalibrationError, match="dose_rate_e_nm2_s"):
+        rate_rows(session_of(mixed[0]), "all", "e", rng())
+
+
+def test_the_classes_of_sites_add_up(mixed):
+    _, session = mixed
+    whole = by_kind(rate_rows(session, "all", "s", rng()))
+    for by in ("site", "coordination", "facet"):
+        rows = rate_rows(session, by, "s", rng())
+        for kind, row in whole.items():
+            mine = [r for r in rows if r.kind == kind]
+            assert sum(r.events for r in mine) == row.events
+            assert sum(r.at_risk for r in mine) == pytest.approx(row.at_risk)
+
+
+def test_facets_of_a_particle_have_their_own_rates():
+    particle = gold_particle(5.0, 10, 0.3, (0.05, 0.03))
+    n = len(particle.yx_nm)
+    top = particle.yx_nm @ -particle.down_yx
+    restless = particle.occupied & (top > top[particle.occupied].max() - 0.1)
+    state = np.repeat(particle.occupied[None], 600, axis=0)
+    state[:, restless] = two_states(rng(), 0.06, 0.02, 600, int(restless.sum()))
+    rows = rate_rows(session_of(state, particle.yx_nm + 5.0), "facet", "s", rng())
+    busy = [row for row in rows if row.kind == "departure" and row.events]
+    angle = np.rad2deg(np.arctan2(particle.down_yx[0], -particle.down_yx[1]))
+    most = max(busy, key=lambda row: row.events)
+    assert float(most.group.removesuffix("°")) == pytest.approx(angle, abs=2)
+    assert most.events > 0.9 * sum(row.events for row in busy)
+    assert sum(row.sites for row in rows if row.kind == "event") == n
+
+
+def test_what_switches_too_fast_for_the_frames_is_flagged():
+    slow, fast = (
+        by_kind(rate_rows(session_of(two_states(rng(), r, r, 2000, 30)), "all", "s", rng()))["event"]
+        for r in (0.005, 0.05)
     )
-    p, observed, occupied, arrivals, departures, fast = (array[mine] for array in per_site)
-    few = Hopping(hopping.frame_period_s)
-    few.see(np.zeros(SITES, np.uint8))
-    return few.rates(Occupancy(p, observed, occupied, arrivals, departures, fast, every.version), total=True)
+    assert not slow.fast
+    assert fast.fast
+    assert slow.missed_share == pytest.approx(1 - np.exp(-0.01 * 3.5), rel=0.1)
 
 
-@pytest.mark.parametrize("rate", [0.01, 0.1])
-def test_rates_are_unbiased_and_their_intervals_honest(rate):
-    bias, covered = rates_of(rate, strength=50.0, repeats=100, frames=400, seed=1)
-    events = rate * 0.5 * 400 * SITES * 100
-    assert abs(bias) < 0.03 + 3 / np.sqrt(events)
-    assert 0.92 - 3 * 0.019 < covered < 1.0  # of 200 intervals, 95 % ± 1.9 %
+def test_dwells_are_summed_up_with_their_censoring(mixed):
+    occupied, empty = dwell_summary(site_dwells(mixed[1]))
+    assert occupied["beginning_unseen"] + empty["beginning_unseen"] == 100
+    assert occupied["end_unseen"] + empty["end_unseen"] == 100
+    assert empty["exponential_mean_s"] == pytest.approx(5.0, rel=0.08)
+    assert empty["median_s"] == pytest.approx(5.0 * np.log(2), rel=0.1)
+    assert occupied["median_low_s"] <= occupied["median_s"] <= occupied["median_high_s"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("strength", [100.0, 25.0])
-@pytest.mark.parametrize("rate", [0.003, 0.01, 0.03, 0.1])
-def test_rates_of_five_hundred_sessions(rate, strength):
-    """The bars: 5 % of bias, and 92 to 98 % of 95 % intervals that hold the truth."""
-    bias, covered = rates_of(rate, strength, repeats=500, frames=2000, seed=2)
-    assert abs(bias) < 0.05
-    assert 0.92 < covered < 0.98
+def test_a_change_within_one_session_is_found_where_it_is(mixed):
+    before, after = two_states(rng(), 0.02, 0.01, 800, 60), two_states(rng(), 0.02, 0.01, 800, 60)
+    after[:, :20] = two_states(np.random.default_rng(7), 0.02, 0.08, 800, 20)
+    session = session_of(np.concatenate([before, after]))
+    dwells = site_dwells(session)
+    sides = [(session, within(session, dwells, *span)) for span in ((0, 80), (80, np.inf))]
+    rows, lasted = compare(*sides, "site", rng())
+    changed = {int(r["group"]) for r in rows if r["kind"] == "departure" and r["p_adjusted"] < 0.05}
+    assert len(changed) > 10
+    assert len(changed - set(range(20))) <= 1
+    (whole,) = [r for r in compare(*sides, "all", rng())[0] if r["kind"] == "departure"]
+    assert whole["ratio_low"] > 1
+    assert whole["sites_low"] > 1
+    assert whole["sites_high"] - whole["sites_low"] > whole["ratio_high"] - whole["ratio_low"]
+    occupied = next(row for row in lasted if row["state"] == "occupied")
+    assert occupied["hazard_low"] > 1
+    assert occupied["p_value"] < 0.01
+
+
+def test_two_sessions_have_no_sites_in_common(mixed):
+    _, session = mixed
+    other = session_of(mixed[0])
+    sides = (session, site_dwells(session)), (other, site_dwells(other))
+    with pytest.raises(RecordingError, match="no names in common"):
+        compare(*sides, "site", rng())
+    rows, _ = compare(*sides, "coordination", rng())
+    assert all(row["ratio"] == pytest.approx(1) for row in rows if all(row["events"]))
+
+
+def test_a_range_beyond_the_series_is_refused(mixed):
+    _, session = mixed
+    with pytest.raises(RecordingError, match=r"which lasts 99\.9 s"):
+        within(session, site_dwells(session), 100.0, 120.0)
+
+
+@pytest.mark.parametrize("text", ["5", "a:b", "7:3"])
+def test_a_range_that_is_none_is_refused(text, monkeypatch, mixed):
+    monkeypatch.setattr("stream.rate_tables.read_session", lambda path: mixed[1])
+    with pytest.raises(RecordingError, match="begin:end"):
+        compare_report("a.h5", "b.h5", (text, None), "all")  # pyright: ignore
+
+
+def test_the_tables_say_what_the_report_says(mixed, monkeypatch, tmp_path):
+    from stream import rate_tables
+
+    monkeypatch.setattr(rate_tables, "read_session", lambda path: mixed[1])
+    report = rate_tables.rates_report("a.h5", "all", "s")  # pyright: ignore
+    out = io.StringIO()
+    show_rates(report, Console(file=out, width=80))
+    departure = next(row for row in report["rates"] if row["kind"] == "departure")
+    assert f"{departure['rate']:.3g}" in out.getvalue()
+    assert str(departure["events"]) in out.getvalue()
+    assert plain({"a": [float("inf"), 1.0]}) == {"a": [None, 1.0]}
+    write_csv(tmp_path / "a.csv", report["rates"])
+    assert (tmp_path / "a.csv").read_text().splitlines()[0].startswith("group,kind,sites,events")
+
+    report = compare_report("a.h5", "b.h5", (None, None), "all")  # pyright: ignore
+    show_comparison(report, Console(file=out, width=80))
+    assert "hazard ratio" in out.getvalue()
+    write_csv(tmp_path / "b.csv", report["rates"])
+    assert "events_first,events_second" in (tmp_path / "b.csv").read_text()

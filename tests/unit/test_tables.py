@@ -11,46 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stream.columns import Columns
 from stream.export import export_result
-from stream.frame import Gap, RecordingError, SeriesHeader
-from stream.pipeline import Seen
+from stream.frame import RecordingError
 from stream.tables import TABLES, ResultFile, read_table
 from stream.tracking import Tracker
-
-SHAPE = (160, 200)
-PIXEL_NM = 0.02
-HEADER = SeriesHeader(5, SHAPE, np.dtype("<u2"), frame_period_s=0.1, pixel_size_nm=PIXEL_NM)
-LATTICE = np.stack(np.meshgrid(np.arange(20, 150, 14), np.arange(20, 190, 14), indexing="ij"), -1)
-SITES = LATTICE.reshape(-1, 2).astype(np.float32)
-WALKER = len(SITES) // 2 + 3
-ABSENT = range(30, 60)  # frames in which one column is gone
-GAP = Gap(5, 70, 5, "wire")
-FRAMES = 100
-
-
-def present(index: int) -> np.ndarray:
-    return SITES[np.arange(len(SITES)) != WALKER] if index in ABSENT else SITES
-
-
-def write_result(path: Path) -> Tracker:
-    tracker = Tracker(SHAPE, PIXEL_NM, 0.1)
-    with ResultFile(path, header=HEADER, settings_toml="[a]\nb = 1\n", engine_toml='name = "x"\n') as result:
-        for index in range(FRAMES):
-            if index == GAP.first:
-                result.add_gap(GAP)
-            if GAP.first <= index < GAP.first + GAP.count:
-                continue
-            yx_px = present(index)
-            n = len(yx_px)
-            columns = Columns(
-                yx_px, np.full(n, 2, np.float32), np.full(n, 0.9, np.float32), np.ones(n, np.uint8)
-            )
-            tracked = tracker.update(index, index * 10**8, yx_px, columns.score)
-            result.add_frame(Seen(index, index * 10**8, 0, columns, np.zeros((1, 1)), tracked, {}))
-        result.add_events(tracker.finish())
-        result.finish(tracker, tracker.maps())
-    return tracker
+from tests.helpers.result import ABSENT, FRAMES, GAP, HEADER, PIXEL_NM, SITES, WALKER, present, write_result
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +88,10 @@ def test_maps_know_where_they_are(written: tuple[Path, Tracker]) -> None:
         peak = np.array(np.unravel_index(np.argmax(events[()]), events.shape))  # pyright: ignore
         np.testing.assert_allclose(origin + peak * scale, SITES[WALKER] * PIXEL_NM, atol=scale)
         assert file["maps/occurrence"][()].max() <= 1.0  # pyright: ignore
+        assert set(file["maps"]) == {"occurrence", "raw_events", "events", "rate", "residence"}
+        assert all("meaning" in drawn.attrs for drawn in file["maps"].values())
+        # the column that left and came back stayed for 3 s before, and has not left since
+        assert 6.0 < file["maps/residence"][()].max() < 7.5  # pyright: ignore
 
 
 def test_a_result_is_never_overwritten(written: tuple[Path, Tracker]) -> None:
@@ -147,14 +116,15 @@ def test_a_failed_replay_leaves_nothing_that_looks_whole(tmp_path: Path) -> None
 
 def test_export_writes_what_trackpy_and_people_open(written: tuple[Path, Tracker], tmp_path: Path) -> None:
     files = export_result(written[0], tmp_path / "csv", tmp_path / "png")
-    assert {f.name for f in files} == {*(f"{name}.csv" for name in TABLES), "events.png", "occurrence.png"}
+    maps = ("occurrence", "raw_events", "events", "rate", "residence")
+    assert {f.name for f in files} == {*(f"{name}.csv" for name in TABLES), *(f"{name}.png" for name in maps)}
     with (tmp_path / "csv" / "columns.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert {"y", "x", "frame", "particle", "size"} <= rows[0].keys()
     columns = read_table(written[0], "columns")
     assert len(rows) == len(columns)
     assert [float(rows[7]["y"]), float(rows[7]["x"])] == [columns["y_px"][7], columns["x_px"][7]]
-    for name in ("events", "occurrence"):
+    for name in maps:
         with Image.open(tmp_path / "png" / f"{name}.png") as picture:
             assert picture.width > 600
             assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 50, "a picture, not a blank"

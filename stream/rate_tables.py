@@ -1,0 +1,271 @@
+"""Rates and comparisons for people and for programs: tables on the terminal, JSON, CSV."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from stream.diffusion import Diffusion, diffusion
+from stream.dwells import site_dwells
+from stream.facets import INSIDE
+from stream.frame import RecordingError
+from stream.rates import By, Per, compare, dwell_summary, rate_rows, session_facets, within
+from stream.session import read_session
+
+_MOST_ROWS = _MOST_GROUPS = 25  # of a table on the terminal
+_SEED = 1  # of the bootstrap: the same file gives the same intervals
+_PER = {"s": "s", "e": "(e/nm²)"}
+_GROUP = {"all": "", "site": "site", "facet": "facet", "coordination": "neighbours"}
+
+
+def rates_report(result: Path, by: By, per: Per) -> dict[str, Any]:
+    """All that `hopscope rates` tells, as plain values.
+
+    Raises
+    ------
+    FileNotFoundError, RecordingError
+        As `read_session`.
+    CalibrationError
+        Per electron dose without a dose rate.
+    """
+    session = read_session(result)
+    dwells = site_dwells(session)
+    rng = np.random.default_rng(_SEED)
+    dose_rate = session.header.dose_rate_e_nm2_s
+    lasted_s = (session.t_ns[-1] - session.t_ns[0]) * 1e-9 + session.period_s
+    facets = session_facets(session)
+    return {
+        "file": str(result),
+        "frames": len(session.t_ns),
+        "seconds": float(lasted_s),
+        "dose_e_nm2": float(lasted_s * dose_rate) if dose_rate else None,
+        "by": by,
+        "per": per,
+        "rates": [asdict(row) for row in rate_rows(session, by, per, rng, dwells)],
+        "dwells": dwell_summary(dwells),
+        "diffusion": {
+            "all columns": _diffusion(diffusion(session, dwells, rng)),
+            "surface columns": _diffusion(diffusion(session, dwells, rng, facets.facet != INSIDE)),
+        },
+        "fast_sites": int(session.sites["fast"].sum()),
+    }
+
+
+def compare_report(
+    first: Path, second: Path | None, ranges: tuple[str | None, str | None], by: By
+) -> dict[str, Any]:
+    """All that `hopscope compare` tells: of two files, or of two ranges of time of one.
+
+    Parameters
+    ----------
+    ranges : "begin:end" in s after the first frame, either end may be left out; None for all of it.
+
+    Raises
+    ------
+    RecordingError
+        As `read_session`; for ranges that cannot be read, overlap in one file, or hold nothing.
+    """
+    sessions = [read_session(first)]
+    sessions.append(sessions[0] if second is None else read_session(second))
+    spans = [_range(text) for text in ranges]
+    if second is None:
+        (_, end), (begin, _) = sorted(spans)
+        if None in ranges or begin < end:
+            raise RecordingError(
+                f"one file is compared with itself in two ranges of time that do not overlap, got {ranges[0]} and "
+                f"{ranges[1]}: give --first 0:10 --second 10: (s), or a second file"
+            )
+    sides = []
+    for session, span in zip(sessions, spans, strict=True):
+        sides.append((session, within(session, site_dwells(session), *span)))
+    rows, dwells = compare(sides[0], sides[1], by, np.random.default_rng(_SEED))
+    names = [f"{p}{f' {r} s' if r else ''}" for p, r in zip((first, second or first), ranges, strict=True)]
+    return {"first": names[0], "second": names[1], "by": by, "rates": rows, "dwells": dwells}
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Rows as CSV; a pair of values becomes two columns."""
+    flat = [_flat(row) for row in rows]
+    with path.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, list(flat[0]) if flat else [])
+        writer.writeheader()
+        writer.writerows(flat)
+
+
+def plain(value: Any) -> Any:
+    """The same for JSON, which knows neither inf nor NaN: they become null."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def show_rates(report: dict[str, Any], console: Console) -> None:
+    """The report as tables."""
+    per = _PER[report["per"]]
+    dose = report["dose_e_nm2"]
+    console.print(
+        f"{report['file']}: {report['frames']} frames seen in {report['seconds']:.4g} s"
+        + (f", {dose:.3g} e/nm²" if dose else ""),
+        highlight=False,
+    )
+    title = "Rates" if report["by"] == "all" else f"Rates by {report['by']}"
+    names = (_GROUP[report["by"]], "kind", "sites", "events", f"per {per}", "95 %", "missed")
+    table = _table(title, names, left=2)
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in report["rates"]:
+        groups.setdefault(row["group"], []).append(row)
+    shown = list(groups.values())
+    if len(shown) > _MOST_GROUPS:
+        shown = sorted(shown, key=lambda rows: -rows[0]["events"])[:_MOST_GROUPS]
+    for rows in shown:
+        # all switches of single sites; of classes, what goes away, hops and comes
+        told = [row for row in rows if (row["kind"] == "event") == (report["by"] == "site")]
+        for k, row in enumerate(told):
+            share = f"≤ {row['missed_share']:.0%}"
+            table.add_row(
+                "" if k else row["group"],
+                row["kind"],
+                str(row["sites"]),
+                str(row["events"]),
+                _number(row["rate"]),
+                _span(row["low"], row["high"]) + (" ᴳ" if row["interval"] == "Garwood" else "  "),
+                "" if k else f"[red]{share}[/]" if row["fast"] else share,
+            )
+    left = f"The {len(shown)} busiest of {len(groups)}; --csv has all. " if len(shown) < len(groups) else ""
+    table.caption = (
+        f"{left}Arrivals per time empty, departures and hops per time occupied, all events per time observed. "
+        "Intervals: bootstrap over sites; with ᴳ, Garwood's (few sites or events). missed: at most this share of "
+        "the events falls between frames; in red, the rates are lower bounds."
+    )
+    console.print(table)
+    console.print(_dwell_table(report["dwells"]))
+    for name, found in report["diffusion"].items():
+        if found["hops"]:
+            console.print(_diffusion_line(name, found), highlight=False)
+
+
+def show_comparison(report: dict[str, Any], console: Console) -> None:
+    """The report as tables."""
+    console.print(f"first   {report['first']}\nsecond  {report['second']}", highlight=False)
+    names = (_GROUP[report["by"]], "kind", "events", "ratio", "exact 95%", "by sites", "p", "adjusted")
+    table = _table("Rates: second over first", names, left=2)
+    rows = [row for row in report["rates"] if (row["kind"] == "event") == (report["by"] == "site")]
+    rows = [row for row in rows if any(row["events"])]
+    if len(rows) > _MOST_ROWS:
+        rows = sorted(rows, key=lambda row: row["p_value"])[:_MOST_ROWS]
+    for row in rows:
+        adjusted = f"{row['p_adjusted']:.2g}"
+        table.add_row(
+            row["group"],
+            row["kind"],
+            " → ".join(str(n) for n in row["events"]),
+            _number(row["ratio"], 2),
+            _span(row["ratio_low"], row["ratio_high"]),
+            _span(row["sites_low"], row["sites_high"]),
+            f"{row['p_value']:.2g}",
+            f"[bold]{adjusted}[/]" if row["p_adjusted"] < 0.05 else adjusted,
+        )
+    table.caption = (
+        "exact 95% and p hold if sites share one rate; where the interval by sites (bootstrap) is wider, believe "
+        "that. adjusted: p after Benjamini and Hochberg, over all classes."
+    )
+    console.print(table)
+    names = ("state", "dwells", "ended", "median, s", "hazard ratio", "95 %", "p")
+    table = _table("Dwell times: log-rank test, by sites", names, left=1)
+    for row in report["dwells"]:
+        table.add_row(
+            row["state"],
+            " → ".join(str(n) for n in row["dwells"]),
+            " → ".join(str(n) for n in row["ended"]),
+            " → ".join(_number(s) for s in row["median_s"]),
+            _number(row["hazard_ratio"]),
+            _span(row["hazard_low"], row["hazard_high"]),
+            f"{row['p_value']:.2g}",
+        )
+    console.print(table)
+
+
+def _dwell_table(rows: list[dict[str, Any]]) -> Table:
+    names = ("state", "dwells", "no beginning", "no end", "median", "mean")
+    table = _table("Dwell times, s", names, left=1)
+    for row in rows:
+        table.add_row(
+            row["state"],
+            *(str(row[name]) for name in ("dwells", "beginning_unseen", "end_unseen")),
+            f"{_number(row['median_s'])} ({_span(row['median_low_s'], row['median_high_s'])})",
+            f"{_number(row['exponential_mean_s'])} ({_span(row['exponential_low_s'], row['exponential_high_s'])})",
+        )
+    table.caption = (
+        "The median is Kaplan-Meier's, of dwells whose beginning was seen; the mean is of all, if all ended at one "
+        "rate. A mean far above the median / ln 2 says that sites differ."
+    )
+    return table
+
+
+def _table(title: str, names: tuple[str, ...], left: int) -> Table:
+    table = Table(title=title, title_justify="left", caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.padding = (0, 1, 0, 0)
+    for k, name in enumerate(names):
+        table.add_column(name, justify="left" if k < left else "right", no_wrap=True)
+    return table
+
+
+def _diffusion(found: Diffusion) -> dict[str, Any]:
+    values = {
+        key: value.tolist() if isinstance(value, np.ndarray) else value
+        for key, value in asdict(found).items()
+    }
+    return {**values, "msd_nm2_s": found.msd_nm2_s.tolist(), "correlation": found.correlation}
+
+
+def _diffusion_line(name: str, found: dict[str, Any]) -> str:
+    interval = f"{_span(found['low_nm2_s'], found['high_nm2_s'])}, {found['interval']}"
+    line = (
+        f"Diffusion of {name}: {found['jump_nm2_s']:.3g} nm²/s ({interval}) "
+        f"from {found['hops']} hops of {found['hop_nm']:.3g} nm"
+    )
+    if found["lag_s"]:
+        line += f"; {found['msd_nm2_s'][-1]:.3g} nm²/s from the displacement over {found['lag_s'][-1]:.3g} s"
+    return line
+
+
+def _span(low: float, high: float) -> str:
+    return "-" if math.isnan(low) else f"{_number(low, 2)}–{_number(high, 2)}"
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return "-" if math.isnan(value) else "∞" if math.isinf(value) else f"{value:.{digits}g}"
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, list):
+            flat |= {f"{key}_first": value[0], f"{key}_second": value[1]}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _range(text: str | None) -> tuple[float, float]:
+    if text is None:
+        return 0.0, math.inf
+    begin, colon, end = text.partition(":")
+    try:
+        span = float(begin or 0), float(end or math.inf)
+    except ValueError:
+        colon = ""
+        span = (0.0, 0.0)
+    if not colon or not span[0] < span[1]:
+        raise RecordingError(f"{text!r} is no range of time: expected begin:end in s, like 0:10 or 10:")
+    return span

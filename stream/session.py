@@ -1,0 +1,105 @@
+"""What a result file says of the kinetics: its sites, its events, and when anyone looked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from stream.frame import RecordingError, SeriesHeader
+from stream.matching import neighbours, spacing
+from stream.segment import header_from_bytes
+
+_NEIGHBOUR, _MOST_NEIGHBOURS = 1.5, 8  # as in the site map
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What a result file says of the kinetics.
+
+    Attributes
+    ----------
+    header : of the series.
+    sites, events : the tables, `stream.tables.SITES` and `EVENTS`.
+    frame, t_ns : (n,) i8, when the specimen was seen: frames analysed, and not lost.
+    drift_yx_px : (n, 2) f8, where it was.
+    period_s : from frame to frame.
+    spacing_nm : median distance between neighbouring sites.
+    neighbours : (m, 8) i8, sites within 1.5 spacings, nearest first, then -1.
+    """
+
+    header: SeriesHeader
+    sites: np.ndarray
+    events: np.ndarray
+    frame: np.ndarray
+    t_ns: np.ndarray
+    drift_yx_px: np.ndarray
+    period_s: float
+    spacing_nm: float
+    neighbours: np.ndarray
+
+    @property
+    def yx_nm(self) -> np.ndarray:
+        """(m, 2) f8, the sites in the specimen's frame."""
+        return np.stack([self.sites["y_nm"], self.sites["x_nm"]], axis=1).astype(np.float64)
+
+
+def read_session(path: Path) -> Session:
+    """Read what kinetics need from a result file.
+
+    Raises
+    ------
+    FileNotFoundError
+    RecordingError
+        If it is no result file, or one without a site or with fewer than two frames.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(2, "no such file", str(path))
+    try:
+        with h5py.File(path, "r") as file:
+            header = header_from_bytes(str(file.attrs["header"]).encode(), b"")
+            sites, events, ledger = (_table(file, name) for name in ("sites", "events", "ledger"))
+    except (OSError, KeyError, ValueError) as error:
+        raise RecordingError(
+            f"{path} is no result file: expected what hopscope replay writes, got {error}"
+        ) from error
+    try:
+        return session(header, sites, events, ledger[ledger["state"] == b"analysed"])
+    except RecordingError as error:
+        raise RecordingError(f"{path}: {error}") from None
+
+
+def session(header: SeriesHeader, sites: np.ndarray, events: np.ndarray, analysed: np.ndarray) -> Session:
+    """A session of tables; `analysed` are the ledger's rows of the frames analysed.
+
+    Raises
+    ------
+    RecordingError
+        Without a site, or with fewer than two frames seen.
+    """
+    seen = analysed[~analysed["lost"]]  # a lost frame says nothing of the sites
+    if not len(sites) or len(seen) < 2:
+        raise RecordingError(
+            f"there are {len(sites)} sites in {len(seen)} frames that were seen: expected at least one site and "
+            "two frames; no rate can be told without"
+        )
+    period_s = header.frame_period_s or float(np.median(np.diff(analysed["t_ns"]))) * 1e-9
+    yx_nm = np.stack([sites["y_nm"], sites["x_nm"]], axis=1).astype(np.float64)
+    apart_nm = spacing(yx_nm)
+    beside = (
+        neighbours(yx_nm, _NEIGHBOUR * apart_nm, _MOST_NEIGHBOURS)
+        if np.isfinite(apart_nm)
+        else np.full((len(sites), _MOST_NEIGHBOURS), -1, np.int64)
+    )
+    drift = np.stack([seen["drift_y_px"], seen["drift_x_px"]], axis=1).astype(np.float64)
+    frame, t_ns = (seen[name].astype(np.int64) for name in ("frame", "t_ns"))
+    return Session(header, sites, events, frame, t_ns, drift, period_s, apart_nm, beside)
+
+
+def _table(file: h5py.File, name: str) -> np.ndarray:
+    table = file[name]
+    if not isinstance(table, h5py.Dataset):
+        raise KeyError(name)
+    return table[()]
