@@ -37,6 +37,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print a machine-readable sum
 Engine = Annotated[str, typer.Option(help="A shipped engine (see doctor) or the path of an .onnx file.")]
 Seconds = Annotated[float | None, typer.Option(help="End by itself after so many seconds.", min=0.1)]
 Headless = Annotated[bool, typer.Option(help="No live line on the terminal; for scripts.")]
+RadiusPx = Annotated[
+    float | None,
+    typer.Option(help="Longest step of a track from frame to frame; else what is certain.", min=0.01),
+]
 DEFAULT_ENGINE = Settings().engine.name
 
 
@@ -198,19 +202,25 @@ def export(
     fps: Annotated[
         float | None, typer.Option(help="Frames per second of the movie; without it, as taken.", min=0.1)
     ] = None,
+    tracks: Annotated[
+        Path | None, typer.Option(help="Table of the columns linked from frame to frame, for trackpy.")
+    ] = None,
+    radius_px: RadiusPx = None,
     as_json: Json = False,
 ) -> None:
     """Turn a result file into CSV tables, figures and a movie with what was found drawn in."""
     from stream.export import export_result
     from stream.movie import write_movie
 
-    if csv is None and png is None and movie is None:
-        raise typer.BadParameter("nothing to write: expected --csv DIR, --png DIR or --movie FILE")
+    if csv is None and png is None and tracks is None and movie is None:
+        raise typer.BadParameter(
+            "nothing to write: expected --csv DIR, --png DIR, --tracks FILE or --movie FILE"
+        )
     if (movie is None) != (recording is None):
         raise typer.BadParameter(
             "a movie needs its frames: expected --movie FILE and --recording FILE together"
         )
-    written = export_result(result, csv, png)
+    written = export_result(result, csv, png, tracks, radius_px)
     if movie is not None and recording is not None:
         with progress_bar() as progress:
             task = progress.add_task(movie.name, total=None)
@@ -277,6 +287,39 @@ def compare(
         typer.echo(json.dumps(plain(report)))
     else:
         show_comparison(report, Console())
+
+
+@app.command(epilog="Example: hopscope track movie.h5 --find bright-atoms --csv tracks.csv")
+def track(
+    file: Annotated[Path, typer.Argument(help="A recording: nxs, h5, tif, dm3, dm4, npy, ...")],
+    find: Annotated[
+        Literal["bright-atoms", "dark-atoms", "bright-particles", "dark-particles"],
+        typer.Option(help="Atoms that outshine the lattice they sit in, or all particles of one size."),
+    ],
+    csv: Annotated[Path, typer.Option(help="y, x, frame, particle, mass, drift_y, drift_x; for trackpy.")],
+    period_px: Annotated[
+        float | None, typer.Option(help="Of the lattice or array; else from its power spectrum.", min=2)
+    ] = None,
+    radius_px: RadiusPx = None,
+    as_json: Json = False,
+) -> None:
+    """Follow single atoms or particles without a network: find, take the drift away, link."""
+    from stream.files import open_recording
+    from stream.follow import follow
+    from stream.tracks import check_free, write_tracks
+
+    check_free(csv)
+    with open_recording(file) as recording, progress_bar() as progress:
+        task = progress.add_task(file.name, total=len(recording))
+        done = follow(
+            recording,
+            find,
+            period_px=period_px,
+            radius_px=radius_px,
+            on_frame=lambda n, total: progress.update(task, completed=n, total=total),
+        )
+    write_tracks(csv, done.points, done.track)
+    tell({"file": str(csv), **done.summary()}, as_json)
 
 
 @app.command(epilog="Example: hopscope doctor --config site.toml")

@@ -55,10 +55,11 @@ class Shift:
         return turned(yx_px, -self.turn_rad, self.centre_yx_px)
 
 
-def turned(yx_px: np.ndarray, turn_rad: float, centre_yx_px: np.ndarray) -> np.ndarray:
-    """Points (n, 2) turned about a centre, clockwise as pictures are shown (y down)."""
+def turned(yx_px: np.ndarray, turn_rad: float | np.ndarray, centre_yx_px: np.ndarray) -> np.ndarray:
+    """Points (n, 2) turned about a centre, all alike or each by its own (n,), clockwise as pictures are shown."""
     cosine, sine = np.cos(turn_rad), np.sin(turn_rad)
-    return (yx_px - centre_yx_px) @ np.array([[cosine, -sine], [sine, cosine]]) + centre_yx_px
+    y, x = (yx_px - centre_yx_px).T
+    return np.stack([cosine * y + sine * x, cosine * x - sine * y], axis=1) + centre_yx_px
 
 
 @njit(cache=True, nogil=True)

@@ -110,6 +110,42 @@ def match(yx, reference, radius):
 
 
 @njit(cache=True, nogil=True)
+def pairs(yx, reference, radius):
+    """All pairs of a point and a reference point within `radius` (inclusive) of each other.
+
+    Parameters as in `nearest`. Returns the rows of `yx` and of `reference`, (k,) i8 each, and the squared
+    distances, (k,) f8, in order of the rows of `yx`.
+    """
+    most = max(4 * len(yx), 16)
+    rows, columns = np.empty(most, np.int64), np.empty(most, np.int64)
+    distance2 = np.empty(most)
+    k = 0
+    if len(yx) == 0 or len(reference) == 0:
+        return rows[:0], columns[:0], distance2[:0]
+    order, start, ny, nx, y0, x0, size = _cells(reference, radius)
+    for i in range(len(yx)):
+        y, x = yx[i, 0], yx[i, 1]
+        ya, yb = _span(y, y0, size, ny)
+        xa, xb = _span(x, x0, size, nx)
+        if xa >= xb:
+            continue
+        for cy in range(ya, yb):
+            for n in range(start[cy * nx + xa], start[cy * nx + xb]):
+                j = order[n]
+                d2 = (reference[j, 0] - y) ** 2 + (reference[j, 1] - x) ** 2
+                if d2 > radius * radius:
+                    continue
+                if k == most:
+                    rows = np.concatenate((rows, np.empty(most, np.int64)))
+                    columns = np.concatenate((columns, np.empty(most, np.int64)))
+                    distance2 = np.concatenate((distance2, np.empty(most)))
+                    most *= 2
+                rows[k], columns[k], distance2[k] = i, j, d2
+                k += 1
+    return rows[:k], columns[:k], distance2[:k]
+
+
+@njit(cache=True, nogil=True)
 def crowded(yx, radius):
     """True where an earlier point of the same list lies within `radius`; (n,) bool."""
     n = len(yx)

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from stream.drift import turned
 from stream.figures import FONT, round_length
 from stream.files import open_recording
 from stream.files.source import FileSource
@@ -179,7 +180,9 @@ class _Scene:
 
     def _draw_sites(self, picture: np.ndarray, index: int, row: int) -> None:
         session, zoom = self._session, self._zoom
-        yx = zoom.place(session.yx_nm / self._pixel_nm + session.drift_yx_px[row])
+        shifted = session.yx_nm / self._pixel_nm + session.drift_yx_px[row]
+        middle = (np.array(session.header.shape_yx) - 1) / 2
+        yx = zoom.place(turned(shifted, session.turn_rad[row], middle))
         p = self._p.at(index)[: len(yx)]
         known = np.flatnonzero(np.isfinite(p))
         spacing_px = (

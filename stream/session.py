@@ -24,7 +24,7 @@ class Session:
     header : of the series.
     sites, events : the tables, `stream.tables.SITES` and `EVENTS`.
     frame, t_ns : (n,) i8, when the specimen was seen: frames analysed, and not lost.
-    drift_yx_px : (n, 2) f8, where it was.
+    drift_yx_px, turn_rad : (n, 2) and (n,) f8, where it was, and how it was turned.
     period_s : from frame to frame.
     spacing_nm : median distance between neighbouring sites.
     neighbours : (m, 8) i8, sites within 1.5 spacings, nearest first, then -1.
@@ -36,6 +36,7 @@ class Session:
     frame: np.ndarray
     t_ns: np.ndarray
     drift_yx_px: np.ndarray
+    turn_rad: np.ndarray
     period_s: float
     spacing_nm: float
     neighbours: np.ndarray
@@ -95,7 +96,8 @@ def session(header: SeriesHeader, sites: np.ndarray, events: np.ndarray, analyse
     )
     drift = np.stack([seen["drift_y_px"], seen["drift_x_px"]], axis=1).astype(np.float64)
     frame, t_ns = (seen[name].astype(np.int64) for name in ("frame", "t_ns"))
-    return Session(header, sites, events, frame, t_ns, drift, period_s, apart_nm, beside)
+    turn = seen["turn_rad"].astype(np.float64)
+    return Session(header, sites, events, frame, t_ns, drift, turn, period_s, apart_nm, beside)
 
 
 def _table(file: h5py.File, name: str) -> np.ndarray:

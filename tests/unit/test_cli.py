@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from stream.cli import app
 
 COMMANDS = [
-    "demo", "live", "publish", "replay", "simulate", "detect", "export", "rates", "compare", "doctor", "train",
-    "bench",
+    "demo", "live", "publish", "replay", "simulate", "detect", "export", "track", "rates", "compare", "doctor",
+    "train", "bench",
 ]  # fmt: skip
 
 

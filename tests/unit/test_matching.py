@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
-from stream.matching import crowded, match, nearest, neighbours, spacing
+from stream.matching import crowded, match, nearest, neighbours, pairs, spacing
 
 
 def points(seed: int, n: int, clustered: bool) -> np.ndarray:
@@ -54,6 +54,19 @@ def test_match_gives_each_reference_to_the_nearest_that_chose_it(seed, n, m, rad
         assert len(winners) == min(len(wooers), 1)
         if len(wooers):
             assert distance2[winners[0]] == distance2[wooers].min()
+
+
+@steady
+@cases
+def test_pairs_are_all_that_are_close(seed, n, m, radius, clustered):
+    yx, reference = points(seed, n, clustered), points(seed + 1, m, clustered)
+    i, j, distance2 = pairs(yx, reference, radius)
+    distance = np.hypot(*(yx[:, None] - reference).transpose(2, 0, 1))
+    close = np.zeros((n, m), bool)
+    close[i, j] = True
+    assert np.count_nonzero(close) == len(i), "a pair twice"
+    np.testing.assert_array_equal(close, distance <= radius)
+    np.testing.assert_allclose(np.sqrt(distance2), distance[i, j])
 
 
 @steady

@@ -136,5 +136,7 @@ def test_export_refuses_what_is_no_result(tmp_path: Path) -> None:
         file["x"] = 1
     with pytest.raises(RecordingError, match="no result file"):
         export_result(path, tmp_path, None)
+    with pytest.raises(RecordingError, match="no result file"):
+        export_result(path, None, None, tmp_path / "tracks.csv")
     with pytest.raises(FileNotFoundError):
         export_result(tmp_path / "absent.h5", tmp_path, None)
