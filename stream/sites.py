@@ -19,6 +19,7 @@ _APART = 0.5  # no two sites closer than this
 _MARGIN = 0.5  # of the spacing: nearer to the border, detection is not to be trusted
 _NEIGHBOUR = 1.5
 _MOST_NEIGHBOURS = 8
+_NEVER = -1
 _VIEW_PX = 4.0  # shifts of past frames are remembered so closely
 _FEW = 8  # points from which a spacing can be measured
 _FACTOR = 3.0  # it is believed if it is within this factor of what was told
@@ -63,7 +64,7 @@ class SiteMap:
     site_id : (m,) i8; site k is row k of everything kept per site.
     yx_nm : (m, 2) f8, in the specimen's frame: the first frame's, pixel (0, 0) at the origin.
     error_nm : (m, 2) f8, standard error of `yx_nm`.
-    born_frame : (m,) i8, the frame that first gave evidence of the site.
+    born_frame : (m,) i8, the frame that first gave evidence of the site; -1 where none did.
     neighbours : (m, 8) i8, sites within 1.5 median spacings, nearest first, then -1.
     proposed : (m,) bool, sites that are there because the lattice goes on; no column was seen there yet.
     version : rises whenever sites are added.
@@ -176,6 +177,8 @@ class SiteMap:
         mine = np.flatnonzero(column_site >= 0)
         self._sites.add_columns(column_site[mine], yx_nm[mine], self.forget_frames)
         self.proposed &= self._sites.weight <= self.born_after
+        unseen = self._sites.first == _NEVER
+        self._sites.first[unseen & (self._sites.code[-1] == DETECTED)] = frame
 
         rest = np.flatnonzero(column_site < 0)
         place = match(yx_nm[rest], self.candidates_yx_nm, self._gate_nm)
@@ -187,13 +190,28 @@ class SiteMap:
         empty = self._in_view_before(self.yx_nm[len(self) - history.shape[1] :])
         return Sighting(column_site, self._sites.code[-1], history, empty)
 
-    def propose(self, frame: int, yx_nm: np.ndarray) -> None:
-        """Add sites where no column was ever seen (k, 2), in the specimen's frame; `proposed` until one is."""
+    def propose(self, yx_nm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Add sites where no column was seen so far (k, 2), in the specimen's frame; `proposed` until some are.
+
+        Returns
+        -------
+        `history` and `empty_frames` of them, as in `Sighting`.
+        """
+        code = self._missed_before(yx_nm)
         if len(yx_nm):
-            code = np.full((self.memory, len(yx_nm)), UNOBSERVED, np.uint8)
-            self._sites.append(yx_nm, np.full(len(yx_nm), frame), code)
+            self._sites.append(yx_nm, np.full(len(yx_nm), _NEVER), code)
             self.proposed = np.concatenate([self.proposed, np.ones(len(yx_nm), np.bool_)])
             self._changed()
+        return code[1:], self._in_view_before(yx_nm)
+
+    def _missed_before(self, yx_nm: np.ndarray) -> np.ndarray:
+        """(memory, k) u1, what the last frames say of places where nothing was seen; oldest first."""
+        code = np.empty((self.memory, len(yx_nm)), np.uint8)
+        for row, (y, x, observed) in zip(code, self._in_view, strict=True):
+            # at the very border, a column found just outside would have opened nothing
+            looked = self._visible(yx_nm, np.array([y, x]), _MARGIN + _GATE)
+            row[:] = np.where(looked & (observed > 0), MISSED, UNOBSERVED)
+        return code
 
     def _changed(self) -> None:
         self.neighbours = neighbours(self.yx_nm, _NEIGHBOUR * self.spacing_nm, _MOST_NEIGHBOURS)
@@ -229,11 +247,7 @@ class SiteMap:
         if not free.any():
             return
         yx_nm = yx_nm[free]
-        history = np.empty((self.memory, len(yx_nm)), np.uint8)
-        for row, (y, x, observed) in zip(history, self._in_view, strict=True):
-            # at the very border, a column found just outside would have opened nothing
-            looked = self._visible(yx_nm, np.array([y, x]), _MARGIN + _GATE)
-            row[:] = np.where(looked & (observed > 0), MISSED, UNOBSERVED)
+        history = self._missed_before(yx_nm)
         history[-1] = DETECTED
         self._candidates.append(yx_nm, np.full(len(yx_nm), frame), history)
 

@@ -69,7 +69,8 @@ SITES: Fields = {
     "x_nm": ("<f8", "position, specimen's frame (the first frame's), nm"),
     "y_error_nm": ("<f8", "standard error of the position, nm"),
     "x_error_nm": ("<f8", "standard error of the position, nm"),
-    "born_frame": ("<i8", "the frame that first gave evidence of it"),
+    "born_frame": ("<i8", "the frame that first gave evidence of it; -1 where none did"),
+    "proposed": ("?", "a place of the lattice beside columns where hardly any was ever seen"),
     "observed_s": ("<f8", "time it was observed, s"),
     "occupied_s": ("<f8", "expected part of that time in which it was occupied, s"),
     "appeared": ("<i8", "events: filled, from nowhere known"),
@@ -77,6 +78,8 @@ SITES: Fields = {
     "hopped_away": ("<i8", "events: emptied to a neighbouring site"),
     "hopped_here": ("<i8", "events: filled from a neighbouring site"),
     "raw_flips": ("<i8", "detected in one frame and not in the next, or the reverse; for comparison"),
+    "arrivals": ("<f8", "expected number, what the evidence leaves open counted by its probability"),
+    "departures": ("<f8", "expected number, what the evidence leaves open counted by its probability"),
     "event_rate_hz": ("<f8", "events per second observed"),
     "event_rate_low_hz": ("<f8", "lower end of the 95 % interval (Garwood)"),
     "event_rate_high_hz": ("<f8", "upper end of the 95 % interval (Garwood)"),
@@ -277,6 +280,11 @@ def _site_rows(tracker: Tracker) -> np.ndarray:
     rate = hopping.rates(occupancy)["event"]
     rows = np.empty(len(sites), _dtype(SITES))
     rows["site"], rows["born_frame"] = sites.site_id, sites.born_frame
+    rows["proposed"], rows["arrivals"], rows["departures"] = (
+        sites.proposed,
+        occupancy.arrivals,
+        occupancy.departures,
+    )
     rows["y_nm"], rows["x_nm"] = sites.yx_nm.T
     rows["y_error_nm"], rows["x_error_nm"] = sites.error_nm.T
     rows["observed_s"], rows["occupied_s"] = occupancy.observed_s, occupancy.occupied_s

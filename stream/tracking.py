@@ -183,8 +183,7 @@ class Tracker:
         surely = (self.occupancy.p_occupied > _SURELY) & ~sites.proposed
         known = np.concatenate([sites.yx_nm, sites.candidates_yx_nm])
         places = empty_places(sites.yx_nm[surely], known, sites.spacing_nm)
-        sites.propose(frame, places)
-        self._make_room(np.full((sites.memory - 1, len(places)), UNOBSERVED, np.uint8), 0.0)
+        self._make_room(*sites.propose(places))
 
     def _make_room(self, history: np.ndarray, empty_frames: np.ndarray | float) -> None:
         """Take new sites, the last of `sites`, into all other stages, with what was seen of them before."""
@@ -210,7 +209,7 @@ class Tracker:
 
     def state(self) -> dict[str, np.ndarray]:
         """All that `restore` needs to go on after a crash, as copies; names are "stage/array"."""
-        return {
+        return {"next_proposal": np.array([self._next_proposal])} | {
             f"{stage}/{key}": value
             for stage in _STAGES
             for key, value in getattr(self, stage).state().items()
@@ -218,6 +217,7 @@ class Tracker:
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Go on from a `state()` of a Tracker made with the same arguments."""
+        self._next_proposal = int(state["next_proposal"][0])
         for stage in _STAGES:
             mine = {k.removeprefix(f"{stage}/"): v for k, v in state.items() if k.startswith(f"{stage}/")}
             getattr(self, stage).restore(mine)

@@ -51,14 +51,15 @@ def test_hops_of_a_lattice_gas_are_found_and_missed_detections_are_not_reported(
     assert score.raw_precision < 0.35 < score.precision
     assert score.hop_recall >= 0.975
     assert score.hop_precision >= 0.98
-    assert len(found.tracker.sites) <= len(truth.yx_px)
-    assert (found.true_sites(truth, drift) >= 0).all()
+    seen_there = ~found.tracker.sites.proposed
+    assert np.count_nonzero(seen_there) <= len(truth.yx_px)
+    assert (found.true_sites(truth, drift)[seen_there] >= 0).all()
     # a median over 150 columns at least: 1.25 × 0.3 / 12 = 0.03 px per axis, and that of the first frames
     error = np.array([shift.yx_px - drift[index] for index, shift in found.shifts.items()])
     assert np.abs(error + drift[min(found.shifts)]).max() < 0.25
     empty, occupied = found.tracker.emission.pooled
     assert occupied == pytest.approx(seen, abs=0.005)
-    assert empty == pytest.approx(false, abs=0.01)
+    assert 0.4 * false < empty < false + 0.01  # places beyond the particle are followed too, and quieter
 
 
 def test_hops_of_a_phantom_particle_are_found(record_property):
@@ -142,7 +143,7 @@ def test_a_lattice_that_fills_the_frame_and_drifts_through_it_has_no_events():
     )
     error = np.array([shift.yx_px - drift[index] for index, shift in found.shifts.items()])
     assert np.abs(error).max() < 0.25
-    assert (found.true_sites(truth, drift) >= 0).all()
+    assert (found.true_sites(truth, drift)[~found.tracker.sites.proposed] >= 0).all()
     assert len(found.events) <= 4
 
 

@@ -177,3 +177,24 @@ def test_refuses_births_that_cannot_be(changes, named):
 def test_refuses_impossible_sizes(pixel_nm, spacing_nm):
     with pytest.raises(ValueError, match="above 0 nm"):
         SiteMap((64, 64), pixel_nm, spacing_nm)
+
+
+def test_a_proposed_site_is_one_once_columns_were_seen_there():
+    sites = SiteMap((512, 512), PIXEL_NM, SPACING_PX * PIXEL_NM)
+    there = np.array([[100.0, 100.0], [100.0, 112.0], [112.0, 100.0]])
+    none = np.zeros(2)
+    for frame in range(6):
+        sites.update(frame, there, np.ones(3), none)
+    place = np.array([[112.0, 112.0]]) * PIXEL_NM
+    history, empty_frames = sites.propose(place)
+    assert history.shape == (sites.memory - 1, 1)
+    assert (history[-6:] == MISSED).all()  # it was in view, and nothing was there
+    assert empty_frames == 0
+    assert sites.proposed.tolist() == [False] * 3 + [True]
+    assert sites.born_frame[3] == -1
+    for frame in range(6, 10):
+        sighting = sites.update(frame, np.concatenate([there, [[112.0, 112.5]]]), np.ones(4), none)
+        assert sighting.column_site.tolist() == [0, 1, 2, 3]
+    assert not sites.proposed.any()
+    assert sites.born_frame[3] == 6
+    assert sites.yx_nm[3, 1] == pytest.approx(112.4 * PIXEL_NM, abs=0.2 * PIXEL_NM)
