@@ -1,8 +1,8 @@
 """How far the specimen has moved: one rigid shift and turn per frame, from columns against known sites.
 
 The shift is the median residual of columns to their nearest sites, near where the specimen was last.
-A lattice fits itself again one lattice vector further on, so a fit that leaves more columns and
-sites without a partner than usual is checked against a vote over all pairs: the outline decides, and
+A lattice fits itself again one lattice vector further on, so a fit that lies far from the last one, or leaves
+more columns and sites without a partner than usual, is checked against a vote over all pairs: the outline decides, and
 where it does not, the smallest shift. A turn is followed from frame to frame: what columns far from the middle
 have left over when the shift is known.
 """
@@ -18,6 +18,7 @@ from stream.matching import match, nearest
 
 _GATE = 0.25  # of the spacing: a column further from a site than this is no partner of it
 _ALPHA = 0.05  # of the running mean of unpartnered points
+_LEAP = 0.2  # of the spacing, from one frame to the next: so far a lattice is easily mistaken by one column
 _TURNING = 12  # matched columns needed to tell a turn
 _CHANCE = 1.5  # standard errors of a turn that are taken for chance
 
@@ -120,8 +121,8 @@ def _inside(yx: np.ndarray, low: np.ndarray | float, high: np.ndarray, margin: f
 
 
 def _more(unmatched: float) -> float:
-    """A count of unmatched columns and sites that is no longer chance (3 sigma of a difference)."""
-    return unmatched + 3.0 * np.sqrt(2.0 * unmatched + 4.0)
+    """A count of unmatched columns and sites that is hardly chance (2 sigma of a difference)."""
+    return unmatched + 2.0 * np.sqrt(2.0 * unmatched + 4.0)
 
 
 class Drift:
@@ -174,7 +175,8 @@ class Drift:
 
         fit = self._judge(yx, reference, _settle(yx, reference, self._yx_px, spacing_px), spacing_px)
         usual = self._unmatched[0]
-        if not fit.good or fit.unmatched > _more(usual):
+        far = np.hypot(*(fit.shift - self._yx_px)) > _LEAP * spacing_px
+        if not fit.good or far or fit.unmatched > _more(usual):
             fit = self._search(yx, reference, spacing_px, fit)
         if not fit.good:
             return self._give(self._yx_px, float("nan"), fit.matched, measured=False, lost=True)
@@ -238,7 +240,8 @@ class Drift:
         if not good:
             return near
         fewest = min(fit.unmatched for fit in good)
-        close = [fit for fit in good if fit.unmatched <= _more(fewest)]
+        # fits of one frame share its misses: what they differ by is the outline, and little of that is chance
+        close = [fit for fit in good if fit.unmatched <= fewest + np.sqrt(fewest + 4.0)]
         return min(close, key=lambda fit: float(np.hypot(*(fit.shift - self._yx_px))))
 
     def state(self) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ _COMMON = (
 )
 _ROOM = 0.5  # of the spacing: a place is new if nothing known is nearer
 _MOST_STEPS = 8
-_MANY = 200  # neighbours looked at for the steps
+_MANY = 300  # columns, enough to know their lattice
 
 
 def lattice_steps(yx_nm: np.ndarray, spacing_nm: float) -> np.ndarray:
@@ -29,17 +29,18 @@ def lattice_steps(yx_nm: np.ndarray, spacing_nm: float) -> np.ndarray:
     From a column of a lattice every step leads to another one, but for the rim. Honeycombs fail: half of their
     shortest steps lead to the middle of a ring.
     """
-    beside = neighbours(yx_nm, _REACH * spacing_nm, _MOST_STEPS)
+    looked = np.arange(0, len(yx_nm), 1 + len(yx_nm) // _MANY)
+    beside = neighbours(yx_nm, _REACH * spacing_nm, _MOST_STEPS)[looked]
     row, column = np.nonzero(beside >= 0)
-    steps = yx_nm[beside[row, column]] - yx_nm[row]
+    steps = yx_nm[beside[row, column]] - yx_nm[looked[row]]
     found = []
-    while len(steps) >= _COMMON * len(yx_nm):
-        looked = steps[:: 1 + len(steps) // _MANY]
-        close = np.hypot(*(looked[:, None] - steps).transpose(2, 0, 1)) < _TOLERANCE * spacing_nm
+    while len(steps) >= _COMMON * len(looked):
+        some = steps[:: 1 + len(steps) // _MANY]
+        close = ((some[:, None] - steps) ** 2).sum(axis=2) < (_TOLERANCE * spacing_nm) ** 2
         most = int(np.argmax(close.sum(axis=1)))
         step = np.median(steps[close[most]], axis=0)
         same = np.hypot(*(steps - step).T) < _TOLERANCE * spacing_nm
-        if same.sum() < _COMMON * len(yx_nm):
+        if same.sum() < _COMMON * len(looked):
             break
         found.append(steps[same].mean(axis=0))
         steps = steps[~same]

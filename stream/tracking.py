@@ -20,7 +20,7 @@ from stream.places import DETECTED, UNOBSERVED
 from stream.sites import SiteMap
 
 _MEMORY = 10  # frames of which candidates keep what was seen
-_PROPOSE_EVERY = 20  # frames
+_PROPOSE_EVERY = 20, 100  # frames: a tenth of all so far, within these
 _SURELY = 0.9  # occupied: columns whose lattice is continued
 
 
@@ -178,7 +178,7 @@ class Tracker:
         """Follow the empty places of the lattice beside the columns as well: a column may come."""
         if frame < self._next_proposal:
             return
-        self._next_proposal = frame + _PROPOSE_EVERY
+        self._next_proposal = frame + int(np.clip(frame // 10, *_PROPOSE_EVERY))
         sites = self.sites
         surely = (self.occupancy.p_occupied > _SURELY) & ~sites.proposed
         known = np.concatenate([sites.yx_nm, sites.candidates_yx_nm])
