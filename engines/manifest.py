@@ -21,6 +21,25 @@ class EngineMismatch(Exception):
     """An engine, its manifest, its file and the data it shall read do not fit together."""
 
 
+class ZoneAxis(BaseModel):
+    """A crystal seen along an axis: two sets of planes that span its diffraction pattern.
+
+    Attributes
+    ----------
+    name : material and axis, for people.
+    spacings_nm : between the planes of each set, in nm.
+    angle_deg : between the two sets' normals (their reciprocal vectors).
+    columns : whether its columns are what the engine finds; if not, it may lie beside them in a picture.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    spacings_nm: tuple[PositiveFloat, PositiveFloat]
+    angle_deg: Annotated[float, Field(gt=0, lt=180)]
+    columns: bool = True
+
+
 class Manifest(BaseModel):
     """The facts of one engine.
 
@@ -45,6 +64,8 @@ class Manifest(BaseModel):
     precision : arithmetic written into the ONNX file.
     recipe, commit : training recipe, and the commit of this project it was trained with.
     licence : of the weights.
+    zone_axes : of the material, and of what lies beside it: the ruler where a picture has no pixel size. Empty for an
+        engine that was not made for a material.
     metrics : measured on data never seen in training, by name.
     """
 
@@ -69,6 +90,7 @@ class Manifest(BaseModel):
     recipe: str
     commit: str
     licence: str
+    zone_axes: tuple[ZoneAxis, ...] = ()
     metrics: dict[str, float] = {}
 
     @model_validator(mode="after")
@@ -124,6 +146,10 @@ class Manifest(BaseModel):
 
 
 def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08X}" for c in escaped) + '"'
@@ -137,7 +163,8 @@ def _explain(error: ValidationError) -> str:
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            near = get_close_matches(key, Manifest.model_fields, n=1, cutoff=0.0)[0]
+            fields = ZoneAxis.model_fields if item["loc"][0] == "zone_axes" else Manifest.model_fields
+            near = get_close_matches(str(item["loc"][-1]), fields, n=1, cutoff=0.0)[0]
             problems.append(f"unknown key {key!r}, the nearest known is {near!r}")
         elif item["type"] == "missing":
             problems.append(f"key {key!r} is missing")

@@ -11,7 +11,10 @@ import logging
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -170,7 +173,8 @@ def detect(
     csv: Annotated[Path, typer.Option(help="file, frame, y, x, score, kind; pixels of the input image.")],
     engine: Engine = DEFAULT_ENGINE,
     pixel_size_nm: Annotated[
-        float | None, typer.Option(help="At the specimen, if the file does not say.")
+        str | None,
+        typer.Option(help="At the specimen, if the file does not say; auto: estimated from the lattice."),
     ] = None,
     threshold: Annotated[
         float | None, typer.Option(help="Score of a column; without it the engine's own.")
@@ -180,11 +184,10 @@ def detect(
     """Find the columns in images."""
     from stream.detect import detect_images
 
+    size_nm = _size_or_auto(pixel_size_nm)
     with progress_bar() as progress:
         task = progress.add_task("images", total=len(images))
-        summary = detect_images(
-            images, csv, engine, pixel_size_nm, threshold, lambda _: progress.advance(task)
-        )
+        summary = detect_images(images, csv, engine, size_nm, threshold, lambda _: progress.advance(task))
     tell(summary, as_json)
 
 
@@ -353,18 +356,73 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a network on simulated images and export it as an engine (needs the training extra)."""
-    try:
+    with _training_extra():
         from training.export import export as export_engine
         from training.recipe import load_recipe
         from training.train import train as run
-    except ModuleNotFoundError as error:
-        raise SettingsError(
-            f"{error.name} is missing: training needs more than the base install; "
-            "pip install 'hopscope[training]'"
-        ) from None
     checkpoint = run(recipe, out, cache=cache, resume=resume, start_from=start_from)
     written = export_engine(checkpoint, load_recipe(recipe).name, out, cache=cache)
     tell({"checkpoint": str(checkpoint), "engines": [str(path) for path in written]}, as_json)
+
+
+@app.command(epilog="Example: hopscope evaluate au-on-oxide-hrtem --out evaluation")
+def evaluate(
+    engine: Annotated[
+        str, typer.Argument(help="A shipped engine (see doctor), an .onnx file or its manifest.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for report.md, report.json and pictures.")] = Path(
+        "evaluation"
+    ),
+    backend: Annotated[
+        Literal["auto", "openvino", "onnxruntime"], typer.Option(help="Runs the network.")
+    ] = "auto",
+    specimens: Annotated[
+        int | None, typer.Option(help="Validation specimens; without it, the recipe's.", min=1)
+    ] = None,
+    draws: Annotated[int, typer.Option(help="Imaging conditions per specimen.", min=1)] = 4,
+    against: Annotated[
+        list[str] | None, typer.Option(help="Another engine to set beside it; repeatable.")
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Without it, the one the manifest names.")] = None,
+    cache: Annotated[Path, typer.Option(help="Folder of exit waves.")] = Path("training/cache"),
+    as_json: Json = False,
+) -> None:
+    """Measure an engine on simulated images no training has seen, and write a report (needs the training extra)."""
+    with _training_extra():
+        from training.measure import Reader
+        from training.recipe import RecipeError, load_recipe, recipe_named
+        from training.report import evaluate_engine, validation_subjects
+    from engines.runtime import open_engine
+    from stream.infer import ColumnFinder
+
+    if (out / "report.json").exists():
+        raise SettingsError(f"{out} already holds a report, which is never overwritten; choose another --out")
+    with ExitStack() as opened:
+        manifests, readers = {}, {}
+        for name in (engine, *(against or ())):
+            one = opened.enter_context(open_engine(name, backend))
+            label = (
+                name if one.manifest.name in readers else one.manifest.name
+            )  # two of one name: as asked for
+            manifests[label] = one.manifest
+            readers[label] = Reader(partial(ColumnFinder, one), one.manifest.threshold)
+        try:
+            followed = load_recipe(recipe or recipe_named(next(iter(manifests.values())).recipe))
+        except RecipeError as error:
+            raise SettingsError(str(error)) from None
+        subjects = validation_subjects(followed, cache, specimens)
+        with progress_bar() as progress:
+            task = progress.add_task("images", total=draws * len(subjects[0]))
+            report = evaluate_engine(
+                followed,
+                subjects,
+                readers,
+                manifests,
+                out,
+                draws=draws,
+                on_shot=lambda: progress.advance(task),
+            )
+    tell({"report": str(out / "report.md"), "usable": report["sets"]["usable"]["images"]}, as_json)
 
 
 @app.command(epilog="Example: hopscope bench --seconds 60 --json")
@@ -383,6 +441,29 @@ def bench(
             Console().print("  ".join(f"{key} {value}" for key, value in row.items()), highlight=False)
     if as_json:
         typer.echo(json.dumps(rows))
+
+
+def _size_or_auto(text: str | None) -> float | Literal["auto"] | None:
+    if text is None or text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"expected nm per pixel or auto, got {text!r}", param_hint="--pixel-size-nm"
+        ) from None
+
+
+@contextmanager
+def _training_extra() -> Iterator[None]:
+    """Imports of what only the training extra brings."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"{error.name} is missing: training needs more than the base install; "
+            "pip install 'hopscope[training]'"
+        ) from None
 
 
 def _override(

@@ -73,7 +73,7 @@ class ColumnFinder:
         self._normalizer = Normalizer(shape_yx, manifest.normalize_sigma_nm / self.pixel_size_nm)
         ny, nx = (-(-n // manifest.multiple_of) * manifest.multiple_of for n in shape_yx)
         self._batch = np.zeros((1, 1, ny, nx), np.float32)
-        self.stage_ns = dict.fromkeys(STAGES, 0)
+        self.stage_ns: dict[str, int] = dict.fromkeys(STAGES, 0)
         engine.run(self._batch)
 
     def find(self, counts: np.ndarray, bad_pixels: np.ndarray | None = None) -> tuple[Columns, np.ndarray]:

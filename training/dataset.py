@@ -92,8 +92,8 @@ def draw_scene(
         intensity = optics(images, sampling, conditions, energy_ev, generator)
         contrast = atom_contrast(intensity, sampling).numpy()
         for k, (i, (_, truth)) in enumerate(zip(pending, moved, strict=True)):
-            agreement = _agreement(contrast[k], truth)
-            if agreement >= recipe.imaging.min_agreement or attempt == _DRAWS - 1:
+            share = agreement(contrast[k], truth)
+            if share >= recipe.imaging.min_agreement or attempt == _DRAWS - 1:
                 one = conditions[torch.tensor([k])]
                 done[i] = intensity[k, :crop, :crop], one, _inside(truth, crop)
         pending = [i for i in pending if i not in done]
@@ -111,15 +111,20 @@ def photograph(
     scene: Scene, recipe: Recipe, seed: Sequence[int], dose_e_angstrom2: float | None = None
 ) -> torch.Tensor:
     """Normalized camera images (b, 1, ny, nx) f4 of a scene, at its own doses or at one for all."""
+    counts = exposures(scene, seed, dose_e_angstrom2)
+    sigma_px = recipe.data.normalize_sigma_nm / recipe.engine.nominal_nm_px
+    normalizer = Normalizer(counts.shape[1:], sigma_px)
+    return torch.from_numpy(np.stack([normalizer(image) for image in counts]))[:, None]
+
+
+def exposures(scene: Scene, seed: Sequence[int], dose_e_angstrom2: float | None = None) -> np.ndarray:
+    """What the camera reports of a scene, (b, ny, nx) f4, at its own doses or at one for all."""
     conditions = scene.conditions
     if dose_e_angstrom2 is not None:
         doses = torch.full((len(conditions),), float(dose_e_angstrom2))
         conditions = replace(conditions, dose_e_angstrom2=doses)
     sampling = torch.tensor([10 * truth.sampling_nm for truth in scene.truths])
-    counts = expose(scene.intensity, sampling, conditions, generator_for(*seed)).numpy()
-    sigma_px = recipe.data.normalize_sigma_nm / recipe.engine.nominal_nm_px
-    normalizer = Normalizer(counts.shape[1:], sigma_px)
-    return torch.from_numpy(np.stack([normalizer(image) for image in counts]))[:, None]
+    return expose(scene.intensity, sampling, conditions, generator_for(*seed)).numpy()
 
 
 class TrainingImages(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -178,7 +183,7 @@ def _inside(truth: Truth, crop_px: int) -> Truth:
     return replace(truth, yx_px=truth.yx_px[inside], atoms=truth.atoms[inside])
 
 
-def _agreement(contrast: np.ndarray, truth: Truth) -> float:
+def agreement(contrast: np.ndarray, truth: Truth) -> float:
     """The share of the columns of two atoms or more that shows the commoner sign; 1 where there are none."""
     y, x = np.rint(truth.yx_px[truth.atoms >= 2]).astype(int).T
     if len(y) == 0:

@@ -16,9 +16,9 @@ from training.exitwave import ExitWave
 from training.recipe import Recipe
 
 DOSES_E_ANGSTROM2 = (1000.0, 310.0, 100.0, 30.0, 10.0)
-_VALIDATION = 4711  # seed of the validation images
-_CANDIDATE = 0.05  # score from which a maximum is kept when thresholds are compared
-_JUDGED_ATOMS = 2  # columns of fewer atoms neither count when found nor when missed
+VALIDATION = 4711  # seed of the validation images
+CANDIDATE = 0.05  # score from which a maximum is kept when thresholds are compared
+JUDGED_ATOMS = 2  # columns of fewer atoms neither count when found nor when missed
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,18 @@ def match(found_yx: np.ndarray, true_yx: np.ndarray, radius: float) -> tuple[np.
     return (*np.array(pairs, np.int64).reshape(-1, 2).T,)
 
 
-def judge(found_yx_px: np.ndarray, truth: Truth) -> Score:
-    """Match within half the median nearest-neighbour distance of the true columns."""
+def pair(found_yx_px: np.ndarray, truth: Truth) -> tuple[np.ndarray, np.ndarray]:
+    """`match` within half the median nearest-neighbour distance of the true columns."""
     radius = 0.1 / truth.sampling_nm
     if len(truth.yx_px) > 1:
         radius = float(np.median(cKDTree(truth.yx_px).query(truth.yx_px, k=2)[0][:, 1])) / 2
-    i, j = match(found_yx_px, truth.yx_px, radius)
-    judged = truth.atoms >= _JUDGED_ATOMS
+    return match(found_yx_px, truth.yx_px, radius)
+
+
+def judge(found_yx_px: np.ndarray, truth: Truth) -> Score:
+    """The score of columns reported (n, 2); whoever reports a single atom is neither praised nor blamed."""
+    i, j = pair(found_yx_px, truth)
+    judged = truth.atoms >= JUDGED_ATOMS
     error = (found_yx_px[i] - truth.yx_px[j])[judged[j]] * truth.sampling_nm
     found = len(error)
     return Score(found, int(judged.sum()) - found, len(found_yx_px) - len(i), float((error**2).sum()), 1)
@@ -105,9 +110,9 @@ def validation_images(
     """
     shown: dict[float, list[tuple[np.ndarray, Truth]]] = {dose: [] for dose in doses}
     for i in range(0, len(waves), size):
-        scene = draw_scene(waves[i : i + size], recipe, [_VALIDATION, i])
+        scene = draw_scene(waves[i : i + size], recipe, [VALIDATION, i])
         for dose, images in shown.items():
-            photographs = photograph(scene, recipe, [_VALIDATION, i, int(dose)], dose)
+            photographs = photograph(scene, recipe, [VALIDATION, i, int(dose)], dose)
             images += zip(photographs[:, 0].numpy(), scene.truths, strict=True)
     return shown
 
@@ -134,7 +139,7 @@ def candidates(
     found = []
     for image, truth in shown:
         columns = find_columns(
-            maps(image[None, None])[0], stride=stride, threshold=_CANDIDATE, min_distance_px=distance_px
+            maps(image[None, None])[0], stride=stride, threshold=CANDIDATE, min_distance_px=distance_px
         )
         found.append((columns.yx_px.astype(np.float64), columns.score, truth))
     return found

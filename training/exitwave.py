@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
+from rich.console import Console
 from rich.progress import Progress
 from scipy.fft import irfft2, rfft2
 
@@ -203,7 +204,7 @@ def exit_waves(
                 path.unlink()
     missing = [seed for seed in seeds if seed not in found]
     if missing:
-        with Progress() as progress:
+        with Progress(console=Console(stderr=True)) as progress:
             for _ in progress.track(
                 _simulate_all(specimen, waves, {seed: paths[seed] for seed in missing}, workers),
                 total=len(missing),

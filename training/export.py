@@ -19,6 +19,7 @@ from training.exitwave import exit_waves
 from training.networks import build_network
 from training.recipe import Recipe
 from training.train import Checkpoint
+from training.zone_axes import known_zone_axes
 
 Shown = dict[float, list[tuple[np.ndarray, Truth]]]  # dose -> images and truths
 log = logging.getLogger(__name__)
@@ -179,6 +180,7 @@ def _finish(path: Path, trained: Checkpoint, precision: str, judged: Shown) -> P
         recipe=recipe.name,
         commit=trained.commit,
         licence=recipe.engine.licence,
+        zone_axes=known_zone_axes(recipe.specimen),
         metrics=metrics,
     )
     manifest.save(path.with_suffix(".toml"))

@@ -14,6 +14,8 @@ from training.imaging import ImagingSettings
 from training.networks import NetworkName
 from training.specimen import SpecimenSettings
 
+RECIPES = Path(__file__).parent / "recipes"
+
 
 class DataSettings(BaseModel):
     """How many specimens, and what becomes of them.
@@ -116,6 +118,23 @@ def load_recipe(path: Path | str) -> Recipe:
         raise RecipeError(
             f"{path} cannot be followed: {'; '.join(_explain(item) for item in error.errors())}"
         ) from error
+
+
+def recipe_named(name: str) -> Path:
+    """The shipped recipe that gives engines this name.
+
+    Raises
+    ------
+    RecipeError
+        If none or several do.
+    """
+    paths = [path for path in sorted(RECIPES.glob("*.toml")) if load_recipe(path).name == name]
+    if len(paths) != 1:
+        raise RecipeError(
+            f"which recipe {name!r} is cannot be told: expected one of that name in {RECIPES}, got "
+            f"{', '.join(path.name for path in paths) or 'none'}; give --recipe"
+        )
+    return paths[0]
 
 
 def _explain(item) -> str:

@@ -1,65 +1,124 @@
-"""An engine's figures on the validation set and on phantoms, with a tuned LoG beside every one."""
+"""hopscope evaluate: an engine's figures on the validation set, as Markdown, JSON and pictures."""
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 
-from stream.normalize import Normalizer
-from stream.phantom import Phantom
-from training.baseline import tuned_log
-from training.dataset import DEFAULT_CACHE, Truth, validation_waves
-from training.evaluate import DOSES_E_ANGSTROM2, Score, candidates, score_at, validation_images
-from training.export import openvino_maps
-from training.networks import build_network
-from training.recipe import Recipe, load_recipe
+from engines.manifest import Manifest
+from training import figures
+from training.dataset import VALIDATION_SEEDS
+from training.evaluate import CANDIDATE, DOSES_E_ANGSTROM2
+from training.exitwave import ExitWave, exit_waves
+from training.facts import SpecimenFacts, specimen_facts
+from training.measure import Measured, Reader, measure
+from training.pictures import draw_pictures
+from training.recipe import Recipe
+from training.report_text import markdown
+from training.shots import LEAST_AGREEMENT, LEAST_TRANSFER, MOST_SMEAR, shoot
+from training.timing import time_per_frame
+
+REPORT_DOSES_E_ANGSTROM2 = (10_000.0, *DOSES_E_ANGSTROM2)
+DRAWS = 4  # sets of conditions per specimen
+LOG_IMAGES = 24  # of all images, and of the usable ones, that the tuned LoG reads
+
+Subjects = tuple[list[ExitWave], list[SpecimenFacts]]
 
 
-def report(onnx_path: Path | str, recipe_path: Path | str, cache: Path | str = DEFAULT_CACHE) -> str:
-    """Markdown table of an exported network on the validation set and on phantoms, a tuned LoG beside it.
-
-    The LoG is tuned on every image by itself, knowing the truth: the best it could do. Columns of one atom
-    neither count when found nor when missed; false columns are per image.
-    """
-    recipe = load_recipe(recipe_path)
-    maps, stride = openvino_maps(Path(onnx_path)), build_network(recipe.train.network).stride
-    sets = {"validation": validation_images(recipe, validation_waves(recipe, Path(cache)))}
-    for contrast in ("bright", "dark"):
-        sets[f"phantom, {contrast}"] = {
-            dose: [frame for seed in range(4) for frame in phantom_images(recipe, dose, contrast, 3, seed)]
-            for dose in DOSES_E_ANGSTROM2
-        }
-    lines = [
-        "| images | e/Å² | F1 | precision | recall | rms / pm | false | LoG: F1 | rms / pm |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for name, by_dose in sets.items():
-        for dose, shown in by_dose.items():
-            score = score_at(candidates(maps, stride, shown, recipe), 0.5)
-            log = sum((tuned_log(image, truth) for image, truth in shown), Score())
-            lines.append(
-                f"| {name} | {dose:g} | {score.f1:.4f} | {score.precision:.4f} | {score.recall:.4f} "
-                f"| {score.rms_pm:.1f} | {score.false / score.images:.2f} | {log.f1:.4f} | {log.rms_pm:.1f} |"
-            )
-    return "\n".join(lines)
+def validation_subjects(recipe: Recipe, cache: Path, specimens: int | None = None) -> Subjects:
+    """The first validation specimens of a recipe, all of them for None: exit waves and facts."""
+    seeds = range(VALIDATION_SEEDS, VALIDATION_SEEDS + (specimens or recipe.data.validation))
+    waves = exit_waves(recipe.validation_specimen, recipe.waves, seeds, cache)
+    return waves, [specimen_facts(recipe.validation_specimen, seed) for seed in seeds]
 
 
-def phantom_images(
+def evaluate_engine(
     recipe: Recipe,
-    dose_e_angstrom2: float,
-    contrast: Literal["bright", "dark"],
-    frames: int = 20,
-    seed: int = 0,
-) -> list[tuple[np.ndarray, Truth]]:
-    """Normalized frames (ny, nx) f4 of a simulated session that no training has seen, with their truth."""
-    phantom = Phantom(seed=seed, frames=frames, dose_e_nm2=100 * dose_e_angstrom2, contrast=contrast)
-    truth = phantom.truth
-    size_nm = truth.pixel_size_nm
-    normalizer = Normalizer(truth.shape_yx, recipe.data.normalize_sigma_nm / size_nm)
-    shown = []
-    for index in range(frames):
-        yx = truth.columns(index)
-        shown.append((normalizer(phantom.render(index)), Truth(yx, np.full(len(yx), 99), size_nm, "phantom")))
-    return shown
+    subjects: Subjects,
+    readers: Mapping[str, Reader],
+    manifests: Mapping[str, Manifest],
+    out: Path,
+    *,
+    draws: int = DRAWS,
+    doses_e_angstrom2: Sequence[float] = REPORT_DOSES_E_ANGSTROM2,
+    log_images: int = LOG_IMAGES,
+    on_shot: Callable[[], object] = lambda: None,
+) -> dict[str, Any]:
+    """Measure engines on a recipe's validation specimens and write report.md, report.json and pictures into `out`.
+
+    Parameters
+    ----------
+    readers, manifests : by the engine's name; the first is the one evaluated, the others are set beside it.
+    draws : sets of conditions per specimen.
+    log_images : of all images, and of the usable ones, that the tuned LoG reads.
+
+    Returns
+    -------
+    The report, as in report.json.
+    """
+    waves, facts = subjects
+    name, *others = readers
+    measured = measure(shoot(recipe, waves, facts, draws, doses_e_angstrom2), readers, log_images, on_shot)
+    usable = np.flatnonzero(measured.images["usable"])
+    manifest = manifests[name]
+    report = {
+        "engine": name,
+        "sha256": manifest.sha256,
+        "precision": manifest.precision,
+        "threshold": readers[name].threshold,
+        "recipe": recipe.name,
+        "specimens": len(waves),
+        "draws": draws,
+        "candidates_above": CANDIDATE,
+        "usable_if": {
+            "least_transfer": LEAST_TRANSFER,
+            "most_smear": MOST_SMEAR,
+            "least_agreement": LEAST_AGREEMENT,
+        },
+        "sets": {
+            "all": _set(measured, name, others, np.arange(len(measured.images))),
+            "usable": _set(measured, name, others, usable),
+        },
+        "time": time_per_frame(readers, {key: m.nominal_nm_px for key, m in manifests.items()}),
+    }
+    report = _without_nan(report)
+    out.mkdir(parents=True, exist_ok=True)
+    draw_pictures(report, out)
+    (out / "report.md").write_text(markdown(report), encoding="utf-8")
+    (out / "report.json").write_text(
+        json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    return report
+
+
+def _set(measured: Measured, name: str, others: list[str], chosen: np.ndarray) -> dict[str, Any]:
+    """All figures of some of the images (numbers)."""
+    reading = measured.readings[name]
+    doses = figures.doses_of(reading)
+    by_dose = {f"{dose:g}": figures.calibration(reading, chosen, dose) for dose in doses}
+    return {
+        "images": len(chosen),
+        "specimens": len(np.unique(measured.images["specimen"][chosen])),
+        "by_dose": figures.by_dose(measured, reading, chosen),
+        "against": {other: figures.by_dose(measured, measured.readings[other], chosen) for other in others},
+        "by_defocus_nm": figures.by_image(measured, reading, chosen, "defocus_nm", figures.DEFOCUS_NM),
+        "by_tilt_deg": figures.by_image(measured, reading, chosen, "tilt_deg", figures.TILT_DEG),
+        "by_height": figures.by_height(reading, chosen),
+        "by_support_nm": figures.by_support(reading, chosen),
+        "by_place": figures.by_place(reading, chosen),
+        "calibration": {"all": figures.calibration(reading, chosen), **by_dose},
+    }
+
+
+def _without_nan(value: Any) -> Any:
+    """Numbers that are none as None: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,7 +6,7 @@ positions of the atomic columns, is (y, x) in nm.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -75,6 +75,8 @@ class Specimen:
     column_yx_nm : (m, 2) f8, mean position of each particle column's atoms.
     column_atoms : (m,) i8, atoms in each.
     kind : in words ("Au <110>, ceria beside").
+    zone_axis, tilt_deg : along the beam, and how far from it; None and 0 without a particle.
+    column_lattice_nm : (m, 2) f8, where each column is in the untilted, unturned crystal.
     """
 
     numbers: np.ndarray
@@ -85,6 +87,9 @@ class Specimen:
     column_yx_nm: np.ndarray
     column_atoms: np.ndarray
     kind: str
+    zone_axis: ZoneAxis | None = None
+    tilt_deg: float = 0.0
+    column_lattice_nm: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
 
 
 def lattice_constant_angstrom(element: str) -> float:
@@ -219,20 +224,19 @@ def make_specimen(settings: SpecimenSettings, seed: int) -> Specimen:
     supported = rng.random() < settings.support_fraction
     empty = rng.random() < settings.empty_fraction
     kind, xyz, column = "vacuum", np.zeros((0, 3)), np.zeros(0, int)
+    zone, tilt_deg, in_lattice = None, 0.0, np.zeros((0, 2))
     if not empty:
         zone = settings.zone_axes[rng.integers(len(settings.zone_axes))]
         lattice = lattice_constant_angstrom(settings.element)
         sites, occupied = grow_particle(rng, lattice, rng.uniform(*settings.diameter_angstrom))
         if rng.random() < settings.stirred_fraction:
             occupied = stir_columns(rng, sites, occupied, zone)
-        turn = zone_rotation(
-            zone,
-            rng.uniform(0, 2 * np.pi),
-            np.deg2rad(rng.uniform(*settings.tilt_deg)),
-            rng.uniform(0, 2 * np.pi),
-        )
+        in_plane_rad, tilt_deg = rng.uniform(0, 2 * np.pi), rng.uniform(*settings.tilt_deg)
+        turn = zone_rotation(zone, in_plane_rad, np.deg2rad(tilt_deg), rng.uniform(0, 2 * np.pi))
         column = columns_of(sites, zone)[occupied]
         xyz = turn.apply(sites[occupied] * lattice / 2)
+        upright = zone_rotation(zone, 0.0, 0.0, 0.0)
+        in_lattice = upright.apply(sites[occupied] * lattice / 2)[:, :2] / 10
         xyz -= (xyz.max(0) + xyz.min(0)) / 2
         kind = f"{settings.element} <{zone}>"
     else:
@@ -242,7 +246,7 @@ def make_specimen(settings: SpecimenSettings, seed: int) -> Specimen:
     if supported:
         make_slab = ceria if rng.random() < 0.65 else amorphous_carbon
         slab, keep = _place_support(rng, make_slab, xyz, side, empty)
-        xyz, column = xyz[keep], column[keep]
+        xyz, column, in_lattice = xyz[keep], column[keep], in_lattice[keep]
         kind += f", {slab.kind}"
 
     numbers = np.full(len(xyz), number)
@@ -257,7 +261,7 @@ def make_specimen(settings: SpecimenSettings, seed: int) -> Specimen:
     offset[:2] += rng.uniform(-0.06, 0.06, 2) * side
     atoms = atoms + offset
     particle = atoms[: len(xyz)]
-    _, index, counts = np.unique(column, return_inverse=True, return_counts=True)
+    _, first, index, counts = np.unique(column, return_index=True, return_inverse=True, return_counts=True)
     index = index.reshape(-1)
     mean_xy = (
         np.stack([np.bincount(index, particle[:, i], len(counts)) for i in (0, 1)], -1) / counts[:, None]
@@ -271,6 +275,9 @@ def make_specimen(settings: SpecimenSettings, seed: int) -> Specimen:
         column_yx_nm=mean_xy[:, ::-1] / 10,
         column_atoms=counts.astype(np.int64),
         kind=kind,
+        zone_axis=zone,
+        tilt_deg=tilt_deg,
+        column_lattice_nm=in_lattice[first],
     )
 
 

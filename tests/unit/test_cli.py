@@ -15,7 +15,7 @@ from stream.cli import app
 
 COMMANDS = [
     "demo", "live", "publish", "replay", "simulate", "detect", "export", "track", "rates", "compare", "doctor",
-    "train", "bench",
+    "train", "evaluate", "bench",
 ]  # fmt: skip
 
 
@@ -107,9 +107,52 @@ def test_detect_writes_columns_in_pixels_of_the_image(tmp_path: Path) -> None:
     assert (apart < 3).mean() > 0.9
 
 
+def test_a_pixel_size_can_be_read_off_the_lattice(tmp_path: Path) -> None:
+    from stream.phantom import Phantom
+
+    phantom = Phantom(seed=4, shape_px=384, frames=2, pixel_size_nm=0.016)
+    np.save(tmp_path / "a.npy", np.stack([phantom.render(0), phantom.render(1)]))
+    done = hopscope(
+        "detect", "a.npy", "--csv", "out.csv", "--pixel-size-nm", "auto", "--json", folder=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    scale = json.loads(done.stdout)["scales"]["a.npy"]
+    assert abs(scale["pixel_size_nm"] / 0.016 - 1) < 0.02
+    assert 0 < scale["relative_error"] < 0.02
+    assert f"{scale['pixel_size_nm']:.4g} nm/px" in " ".join(done.stderr.split())
+    table = np.genfromtxt(tmp_path / "out.csv", delimiter=",", names=True, dtype=None, encoding="utf-8")
+    assert np.unique(table["pixel_size_nm"]) == pytest.approx(scale["pixel_size_nm"], rel=1e-5)
+
+    np.save(tmp_path / "noise.npy", np.random.default_rng(0).poisson(9, (128, 128)).astype(np.uint16))
+    refused = hopscope("detect", "noise.npy", "--csv", "no.csv", "--pixel-size-nm", "auto", folder=tmp_path)
+    assert refused.returncode == 3
+    assert "no peak above the noise" in refused.stderr
+    assert not (tmp_path / "no.csv").exists()
+    wrong = hopscope("detect", "a.npy", "--csv", "no.csv", "--pixel-size-nm", "two", folder=tmp_path)
+    assert wrong.returncode == 2
+
+
 def test_a_sender_that_cannot_bind_says_what_is_expected(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.ones((2, 64, 64), np.uint16))
     done = hopscope("publish", "a.npy", "--to", "tcp://nonsense", folder=tmp_path)
     assert done.returncode == 3
     assert "tcp://127.0.0.1:31001" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_evaluation_never_overwrites_another(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("abtem")
+    (tmp_path / "report.json").write_text("{}")
+    done = hopscope("evaluate", "au-on-oxide-hrtem", "--out", ".", folder=tmp_path)
+    assert done.returncode == 3
+    assert "never overwritten" in done.stderr
+    assert (tmp_path / "report.json").read_text() == "{}"
+
+
+def test_an_evaluation_without_the_training_extra_names_it(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('no torch', name='torch')\n")
+    done = hopscope("evaluate", "au-on-oxide-hrtem", folder=tmp_path)
+    assert done.returncode == 3
+    assert "torch is missing" in done.stderr
+    assert "hopscope[training]" in done.stderr

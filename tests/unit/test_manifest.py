@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.manifest import EngineMismatch, Manifest
+from engines.manifest import EngineMismatch, Manifest, ZoneAxis
 from tests.helpers.tiny_engine import make_tiny_engine
 
 
@@ -24,18 +24,41 @@ def test_saved_and_loaded_again_it_is_the_same(tmp_path: Path) -> None:
         classes=("background", "Mo", "S₂"),
         golden_tolerance=1e-20,
         metrics={"f1 at 310": 0.987, "rms_pm": 6e22},
+        zone_axes=(
+            ZoneAxis(name='"graphene"', spacings_nm=(0.213, 0.213), angle_deg=60),
+            ZoneAxis(name="beside", spacings_nm=(0.3, 0.2), angle_deg=81.5, columns=False),
+        ),
     )
     manifest = Manifest.load(path)
     manifest.save(tmp_path / "again.toml")
     assert Manifest.load(tmp_path / "again.toml") == manifest
     assert manifest.description == 'é, 10 e/Å², "quoted" \\ back\nnew line \x7f'
     assert manifest.classes == ("background", "Mo", "S₂")
+    assert [axis.columns for axis in manifest.zone_axes] == [True, False]
+    assert manifest.zone_axes[0].name == '"graphene"'
     assert manifest.metrics == {"f1 at 310": 0.987, "rms_pm": 6e22}
 
 
 def test_an_unknown_key_is_refused_and_the_nearest_named(tmp_path: Path) -> None:
     path = edited(make_tiny_engine(tmp_path), "threshold =", "treshold =")
     with pytest.raises(EngineMismatch, match=r"unknown key 'treshold', the nearest known is 'threshold'"):
+        Manifest.load(path)
+
+
+@pytest.mark.parametrize(
+    ("axis", "names"),
+    [
+        ('{nmae = "a", spacings_nm = [0.2, 0.2], angle_deg = 60.0}', "nearest known is 'name'"),
+        ('{name = "a", spacings_nm = [0.2], angle_deg = 60.0}', "spacings_nm"),
+        ('{name = "a", spacings_nm = [0.2, 0.0], angle_deg = 60.0}', "spacings_nm"),
+        ('{name = "a", spacings_nm = [0.2, inf], angle_deg = 60.0}', "spacings_nm"),
+        ('{name = "a", spacings_nm = [0.2, 0.2], angle_deg = 180.0}', "angle_deg"),
+        ('{name = "a", spacings_nm = [0.2, 0.2]}', "angle_deg"),
+    ],
+)
+def test_an_impossible_lattice_is_refused_and_named(tmp_path: Path, axis: str, names: str) -> None:
+    path = edited(make_tiny_engine(tmp_path), "zone_axes = []", f"zone_axes = [{axis}]")
+    with pytest.raises(EngineMismatch, match=names):
         Manifest.load(path)
 
 

@@ -1,0 +1,91 @@
+"""What an exit wave does not say about its specimen: tilt, neighbours, support, found by drawing it again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from training.specimen import (
+    Specimen,
+    SpecimenSettings,
+    ZoneAxis,
+    lattice_constant_angstrom,
+    make_specimen,
+)
+
+PLACES = ("bulk", "surface", "corner")
+_NEIGHBOURS = {"100": 8, "110": 6, "111": 6}  # columns around a column of the bulk, within 1.5 spacings
+# In units of the lattice constant: between neighbouring columns, and between the atoms of one.
+_BETWEEN = {"100": 1 / 2, "110": np.sqrt(3 / 8), "111": 1 / np.sqrt(6)}
+_ALONG = {"100": 1.0, "110": 1 / np.sqrt(2), "111": np.sqrt(3)}
+
+
+@dataclass(frozen=True, slots=True)
+class SpecimenFacts:
+    """A specimen as an evaluation asks about it.
+
+    Attributes
+    ----------
+    zone_axis, tilt_deg : of the particle; None and 0 where there is none.
+    spacing_nm : between neighbouring columns; NaN without a particle.
+    smear : by how much of that spacing the tilt draws out the tallest column: its length × tan(tilt) / spacing.
+    column_yx_nm : (m, 2) f8, as in the exit wave.
+    place : (m,) i8, index into PLACES. Bulk: all neighbouring columns (within 1.5 spacings) are there, 8 for <100> and
+        6 for <110> and <111>. Corner: half of them or fewer. Surface: in between.
+    support_nm : (m,) f8, distance to the nearest atom of the support as seen along the beam; inf without one.
+    support_yx_nm : (k, 2) f8, the atoms of the support.
+    """
+
+    zone_axis: ZoneAxis | None
+    tilt_deg: float
+    spacing_nm: float
+    smear: float
+    column_yx_nm: np.ndarray
+    place: np.ndarray
+    support_nm: np.ndarray
+    support_yx_nm: np.ndarray
+
+
+def specimen_facts(settings: SpecimenSettings, seed: int) -> SpecimenFacts:
+    """Draw the specimen of a seed again, and look at what its exit wave does not hold."""
+    specimen = make_specimen(settings, seed)
+    support_yx_nm = specimen.xyz_angstrom[specimen.column_atoms.sum() :, 1::-1] / 10
+    zone = specimen.zone_axis
+    spacing_nm, smear = float("nan"), 0.0
+    if zone is not None:
+        lattice_nm = lattice_constant_angstrom(settings.element) / 10
+        spacing_nm = float(_BETWEEN[zone] * lattice_nm)
+        tallest_nm = (specimen.column_atoms.max(initial=1) - 1) * _ALONG[zone] * lattice_nm
+        smear = float(tallest_nm * np.tan(np.deg2rad(specimen.tilt_deg)) / spacing_nm)
+    return SpecimenFacts(
+        zone_axis=zone,
+        tilt_deg=specimen.tilt_deg,
+        spacing_nm=spacing_nm,
+        smear=smear,
+        column_yx_nm=specimen.column_yx_nm,
+        place=_places(specimen, spacing_nm),
+        support_nm=distance_nm(specimen.column_yx_nm, support_yx_nm, float(specimen.box_angstrom[0]) / 10),
+        support_yx_nm=support_yx_nm,
+    )
+
+
+def distance_nm(yx_nm: np.ndarray, others_yx_nm: np.ndarray, side_nm: float) -> np.ndarray:
+    """From each point (n, 2) to the nearest of others (k, 2), in a periodic square; (n,) f8, inf if there is none."""
+    if len(yx_nm) == 0 or len(others_yx_nm) == 0:
+        return np.full(len(yx_nm), np.inf)
+    here, there = (
+        np.mod(yx, side_nm) % side_nm for yx in (yx_nm, others_yx_nm)
+    )  # twice: -1e-20 gives the side
+    return cKDTree(there, boxsize=side_nm).query(here)[0]
+
+
+def _places(specimen: Specimen, spacing_nm: float) -> np.ndarray:
+    """Which of PLACES each column has; counted in the untilted crystal, where a tilt moves nothing."""
+    if specimen.zone_axis is None:
+        return np.zeros(0, np.int64)
+    tree = cKDTree(specimen.column_lattice_nm)
+    around = tree.query_ball_point(specimen.column_lattice_nm, 1.5 * spacing_nm, return_length=True) - 1
+    full = _NEIGHBOURS[specimen.zone_axis]
+    return np.where(around == full, 0, np.where(2 * around > full, 1, 2))

@@ -1,0 +1,123 @@
+"""The images an engine is evaluated on: validation specimens, photographed at every dose, with all that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from training.dataset import Truth, agreement, draw_scene, exposures
+from training.evaluate import VALIDATION
+from training.exitwave import CacheError, ExitWave
+from training.facts import SpecimenFacts
+from training.imaging import atom_contrast, transfer
+from training.recipe import Recipe
+
+# What an image must meet to be called usable.
+LEAST_TRANSFER = 0.3  # |T|: the weakest contrast transfer over the metal's spacings (`imaging.transfer`)
+MOST_SMEAR = 0.5  # of the tallest column by its tilt, in distances between neighbouring columns
+LEAST_AGREEMENT = 0.95  # share of the columns of two atoms or more that show one sign of contrast
+
+_BATCH = (
+    10  # exit waves imaged together, as `evaluate.validation_images` does: others would be other conditions
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """One specimen under one set of conditions, at every dose.
+
+    Attributes
+    ----------
+    specimen, draw : the how manieth of each.
+    truth : its columns, in the order of `facts`.
+    support_yx_px : (k, 2) f8, atoms of the support in the image.
+    defocus_nm, transfer : of the lens; `imaging.transfer`.
+    agreement : share of the columns that show the commoner sign of contrast, before any noise.
+    counts : by dose in e/Å², (ny, nx) f4.
+    """
+
+    specimen: int
+    draw: int
+    facts: SpecimenFacts
+    truth: Truth
+    support_yx_px: np.ndarray
+    defocus_nm: float
+    transfer: float
+    agreement: float
+    counts: dict[float, np.ndarray]
+
+    @property
+    def usable(self) -> bool:
+        """Whether contrast is away from its reversal and columns are neither drawn out nor of both signs."""
+        return (
+            abs(self.transfer) >= LEAST_TRANSFER
+            and self.facts.smear <= MOST_SMEAR
+            and self.agreement >= LEAST_AGREEMENT
+        )
+
+
+def shoot(
+    recipe: Recipe,
+    waves: Sequence[ExitWave],
+    facts: Sequence[SpecimenFacts],
+    draws: int,
+    doses_e_angstrom2: Sequence[float],
+) -> Iterator[Shot]:
+    """Every specimen `draws` times under conditions of the recipe, each time at all doses.
+
+    The first draw is the validation images of `evaluate.validation_images`; the others are drawn in the same way.
+
+    Raises
+    ------
+    CacheError
+        If an exit wave and its facts are not of the same specimen.
+    """
+    tagged = [_tagged(wave, fact) for wave, fact in zip(waves, facts, strict=True)]
+    for draw in range(draws):
+        for first in range(0, len(waves), _BATCH):
+            scene = draw_scene(tagged[first : first + _BATCH], recipe, [VALIDATION + draw, first])
+            counts = {
+                dose: exposures(scene, [VALIDATION + draw, first, int(dose)], dose)
+                for dose in doses_e_angstrom2
+            }
+            sampling = torch.tensor([10 * truth.sampling_nm for truth in scene.truths])
+            contrast = atom_contrast(scene.intensity, sampling).numpy()
+            weakest = transfer(scene.conditions, recipe.waves.energy_ev).tolist()
+            for k, moved in enumerate(scene.truths):
+                fact = facts[first + k]
+                yield Shot(
+                    specimen=first + k,
+                    draw=draw,
+                    facts=fact,
+                    truth=_columns(moved, fact),
+                    support_yx_px=moved.yx_px[len(fact.place) :],
+                    defocus_nm=float(scene.conditions.defocus_angstrom[k]) / 10,
+                    transfer=weakest[k],
+                    agreement=agreement(contrast[k], moved),
+                    counts={dose: images[k] for dose, images in counts.items()},
+                )
+
+
+def _tagged(wave: ExitWave, fact: SpecimenFacts) -> ExitWave:
+    """With the support's atoms as columns of no atoms, so that they are moved about as the columns are."""
+    if not np.array_equal(wave.column_yx_nm, fact.column_yx_nm):
+        raise CacheError(
+            f"an exit wave ({wave.kind}) is not of the specimen drawn from its seed today: expected its "
+            f"{len(fact.column_yx_nm)} columns, got {len(wave.column_yx_nm)} elsewhere; simulate the exit waves again "
+            "(another --cache)"
+        )
+    atoms = np.concatenate([wave.column_atoms, np.zeros(len(fact.support_yx_nm), np.int64)])
+    return replace(
+        wave, column_yx_nm=np.concatenate([wave.column_yx_nm, fact.support_yx_nm]), column_atoms=atoms
+    )
+
+
+def _columns(moved: Truth, fact: SpecimenFacts) -> Truth:
+    """The truth without the support's atoms, which come after the columns."""
+    n, expected = len(fact.place), len(fact.place) + len(fact.support_yx_nm)
+    if len(moved.yx_px) != expected:
+        raise ValueError(f"expected {expected} points in the image of a whole box, got {len(moved.yx_px)}")
+    return replace(moved, yx_px=moved.yx_px[:n], atoms=moved.atoms[:n])

@@ -1,0 +1,38 @@
+"""Which diffraction patterns specimens show: the ruler that an engine's manifest carries."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from engines.manifest import ZoneAxis
+from training.specimen import SpecimenSettings, lattice_constant_angstrom
+from training.specimen import ZoneAxis as Direction
+from training.support import CERIA_LATTICE_ANGSTROM
+
+# Two shortest reflections of a face-centred cubic crystal, which span all others along that axis.
+_SPANNED_BY = {
+    "100": ((0, 2, 0), (0, 0, 2)),
+    "110": ((1, -1, 1), (1, -1, -1)),
+    "111": ((2, -2, 0), (2, 0, -2)),
+}
+
+
+def known_zone_axes(settings: SpecimenSettings) -> tuple[ZoneAxis, ...]:
+    """Those of the metal, whose columns are found, and of ceria, where there are supports."""
+    metal_angstrom = lattice_constant_angstrom(settings.element)
+    axes = [_fcc(settings.element, metal_angstrom, axis, True) for axis in settings.zone_axes]
+    if settings.support_fraction > 0:
+        axes += [_fcc("CeO2", CERIA_LATTICE_ANGSTROM, axis, False) for axis in _SPANNED_BY]
+    return tuple(axes)
+
+
+def _fcc(name: str, lattice_angstrom: float, axis: Direction, columns: bool) -> ZoneAxis:
+    first, second = (np.array(hkl, float) for hkl in _SPANNED_BY[axis])
+    lengths = np.linalg.norm(first), np.linalg.norm(second)
+    angle_deg = np.rad2deg(np.arccos(first @ second / (lengths[0] * lengths[1])))
+    return ZoneAxis(
+        name=f"{name} <{axis}>",
+        spacings_nm=tuple(round(lattice_angstrom / 10 / length, 5) for length in lengths),
+        angle_deg=round(float(angle_deg), 3),
+        columns=columns,
+    )
