@@ -1,4 +1,4 @@
-"""Running a network: OpenVINO or ONNX Runtime, behind the same three lines, and only after a check.
+"""Running a network, on the CPU or on a GPU, behind the same three lines, and only after a check.
 
 Opening an engine proves three things: the file is the one the manifest speaks of (SHA-256), the backend takes it,
 and it still gives the golden output that was written when the engine was exported.
@@ -16,14 +16,28 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from engines.build import build_plan, load_library, plans_folder, read_plan
+from engines.cpu import OPENERS, Run
+from engines.gpu import (
+    Bound,
+    Kept,
+    Network,
+    OnnxRuntimeNetwork,
+    TensorRtNetwork,
+    import_cupy,
+)  # fmt: skip
 from engines.manifest import EngineMismatch, Manifest
+from engines.precision import Precision, in_precision, possible_precision, tolerance
 
-Backend = Literal["openvino", "onnxruntime"]
-Run = Callable[[np.ndarray], np.ndarray]
+Backend = Literal["openvino", "onnxruntime", "tensorrt", "torch", "onnxruntime-cuda"]
+Bind = Callable[[tuple[int, ...]], Bound]
 
 MODELS = Path(__file__).parent / "models"
-BACKENDS: tuple[Backend, ...] = ("openvino", "onnxruntime")  # in the order in which "auto" tries them
-SHAPES_KEPT = 4  # compiled networks, one per input shape; an instrument uses one or two
+BACKENDS: tuple[Backend, ...] = (
+    "openvino",
+    "onnxruntime",
+)  # of the CPU, in the order in which "auto" tries them
+GPU_BACKENDS: tuple[Backend, ...] = ("tensorrt", "torch", "onnxruntime-cuda")  # and of a GPU
 
 log = logging.getLogger("hopscope.engine")
 
@@ -35,12 +49,22 @@ class Engine:
     ----------
     manifest : what the network needs and was trained for.
     backend : what runs it.
+    precision : of the arithmetic.
     """
 
-    def __init__(self, manifest: Manifest, backend: Backend, run: Run) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        backend: Backend,
+        run: Run,
+        bind: Bind | None = None,
+        precision: Precision | None = None,
+    ) -> None:
         self.manifest = manifest
         self.backend = backend
+        self.precision: Precision = precision or manifest.precision
         self._run: Run | None = run
+        self._bind = bind
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Probability maps of a batch of normalized images.
@@ -58,8 +82,7 @@ class Engine:
         ValueError
             If the batch is not as described, or the engine is closed.
         """
-        if self._run is None:
-            raise ValueError(f"engine {self.manifest.name} is closed: open it again with open_engine")
+        run = self._opened()
         channels, step = self.manifest.input_channels, self.manifest.multiple_of
         if (
             batch.dtype != np.float32
@@ -73,11 +96,47 @@ class Engine:
                 f"engine {self.manifest.name} cannot take this batch: expected f4 (b, {channels}, ny, nx) with sides "
                 f"that are multiples of {step}, got {batch.dtype} {batch.shape}; pad or crop it"
             )
-        return self._run(np.require(batch, requirements=("C", "W")))  # lent, so it must be writable
+        return run(np.require(batch, requirements=("C", "W")))  # lent, so it must be writable
+
+    def bind(self, shape: tuple[int, int, int, int]) -> Bound:
+        """Make ready for batches of one shape (b, c, ny, nx): arrays to write and read, and what starts a run.
+
+        On a GPU the arrays are the card's and a run only enqueued; on the CPU they are numpy's.
+
+        Raises
+        ------
+        ValueError
+            If the engine is closed, or the shape is no batch for it.
+        EngineMismatch
+            If the backend cannot take the shape.
+        """
+        run = self._opened()
+        if self._bind is not None:
+            step = self.manifest.multiple_of
+            if (
+                shape[1] != self.manifest.input_channels
+                or shape[2] % step
+                or shape[3] % step
+                or min(shape) < 1
+            ):
+                raise ValueError(f"engine {self.manifest.name} cannot take batches of shape {shape}")
+            return self._bind(shape)
+        inputs = np.zeros(shape, np.float32)
+        outputs = self.run(inputs).copy()
+
+        def enqueue() -> None:
+            outputs[...] = run(inputs)
+
+        return Bound(inputs, outputs, enqueue)
+
+    def _opened(self) -> Run:
+        if self._run is None:
+            raise ValueError(f"engine {self.manifest.name} is closed: open it again with open_engine")
+        return self._run
 
     def close(self) -> None:
-        """Free the network; `run` refuses from now on."""
-        self._run = None
+        """Free the network; `run` and `bind` refuse from now on."""
+        self._run = self._bind = None
 
     def __enter__(self) -> Self:
         return self
@@ -93,17 +152,36 @@ def list_engines() -> list[str]:
     return sorted(path.stem for path in MODELS.glob("*.toml"))
 
 
+def read_engine(name_or_path: str | Path) -> tuple[Manifest, bytes, Path]:
+    """An engine's manifest, its ONNX file after the checksum, and where the manifest lies.
+
+    Raises
+    ------
+    EngineMismatch
+        If there is no such engine, or its files do not belong together.
+    """
+    path = _manifest_path(name_or_path)
+    manifest = Manifest.load(path)
+    return manifest, _network(path.with_name(manifest.onnx), manifest), path
+
+
 def open_engine(
-    name_or_path: str | Path, backend: Literal["auto"] | Backend = "auto", threads: int = 0
+    name_or_path: str | Path,
+    backend: Literal["auto"] | Backend = "auto",
+    threads: int = 0,
+    device: int | None = None,
+    precision: Precision | None = None,
 ) -> Engine:
     """Open an engine by its name, or by the path of its ONNX file or manifest.
 
     Parameters
     ----------
     name_or_path : one of `list_engines()`, or a path; manifest and golden output lie beside the ONNX file.
-    backend : "openvino" or "onnxruntime" and no other; "auto" takes the first of them that reproduces the golden
-        output, and logs which, and why not the one before.
+    backend : that and no other; "auto" takes the first of the device's that reproduces the golden output, and
+        logs which, and why not the ones before. A GPU's engine never goes to the CPU by itself.
     threads : of the CPU; 0 leaves it to the backend, which takes all cores.
+    device : number of the GPU; None for the CPU.
+    precision : on a GPU; None for the fastest that the engine's file allows.
 
     Raises
     ------
@@ -111,105 +189,71 @@ def open_engine(
         If there is no such engine, its files do not belong together, or no allowed backend reproduces the
         golden output.
     ValueError
-        If backend or threads are not among the possible.
+        If backend, threads or precision are not among the possible.
     """
-    if backend not in ("auto", *BACKENDS):
-        raise ValueError(f"unknown backend: expected auto, {' or '.join(BACKENDS)}, got {backend!r}")
+    allowed = BACKENDS if device is None else GPU_BACKENDS
+    if backend not in ("auto", *BACKENDS, *GPU_BACKENDS):
+        raise ValueError(
+            f"unknown backend: expected auto, {', '.join((*BACKENDS, *GPU_BACKENDS))}, got {backend!r}"
+        )
+    if backend not in ("auto", *allowed):
+        where = "the CPU" if device is None else f"GPU {device}"
+        raise EngineMismatch(f"backend {backend} does not run on {where}: expected {' or '.join(allowed)}")
     if threads < 0:
         raise ValueError(f"impossible number of threads: expected 0 (all cores) or more, got {threads}")
-    path = _manifest_path(name_or_path)
-    manifest = Manifest.load(path)
-    network = _network(path.with_name(manifest.onnx), manifest)
+    manifest, network, path = read_engine(name_or_path)
+    if device is None and precision not in (None, manifest.precision):
+        raise ValueError(
+            f"on the CPU an engine runs as its file is, in {manifest.precision}; choose another engine"
+        )
     golden = _golden(path.with_name(manifest.golden), manifest)
 
     def by(candidate: Backend) -> Engine:
-        engine = Engine(manifest, candidate, _OPENERS[candidate](network, threads))
+        if device is None:
+            engine = Engine(manifest, candidate, OPENERS[candidate](network, threads))
+        else:
+            engine = _on_gpu(manifest, network, path, candidate, device, precision)
         _prove(engine, *golden)
-        log.info("engine %s (%s) by %s", manifest.name, manifest.precision, candidate)
+        log.info("engine %s (%s) by %s", manifest.name, engine.precision, candidate)
         return engine
 
     if backend != "auto":
         return by(backend)
-    for candidate in BACKENDS[:-1]:
+    refusals = []
+    for candidate in allowed[:-1]:
         try:
             return by(candidate)
         except EngineMismatch as reason:
             log.warning("engine %s not by %s: %s", manifest.name, candidate, reason)
-    return by(BACKENDS[-1])
-
-
-def _openvino(network: bytes, threads: int) -> Run:
-    """One compiled network per input shape: static shapes run faster than dynamic ones."""
+            refusals.append(f"{candidate}: {reason}")
     try:
-        import openvino
-    except ImportError as error:
-        raise _missing("openvino", error) from error
-    settings = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",  # the default is bf16 wherever the processor has it
-        "INFERENCE_NUM_THREADS": threads,
-        "ENABLE_CPU_PINNING": False,  # pinned, every process of this machine would want the same core
-    }
-    core = openvino.Core()
-    try:
-        model = core.read_model(network, b"")
-    except RuntimeError as error:
-        raise _refused("openvino", error) from error
-    requests: dict[tuple[int, ...], openvino.InferRequest] = {}
-
-    def run(batch: np.ndarray) -> np.ndarray:
-        request = requests.get(batch.shape)
-        if request is None:
-            try:
-                model.reshape(list(batch.shape))
-                request = core.compile_model(model, "CPU", settings).create_infer_request()
-            except RuntimeError as error:
-                raise _refused("openvino", error) from error
-            if len(requests) == SHAPES_KEPT:
-                del requests[next(iter(requests))]
-            requests[batch.shape] = request
-        request.set_input_tensor(openvino.Tensor(batch, shared_memory=True))
-        request.infer()
-        return request.get_output_tensor().data
-
-    return run
+        return by(allowed[-1])
+    except EngineMismatch as reason:
+        if device is None:
+            raise
+        raise EngineMismatch(
+            f"engine {manifest.name} does not run on GPU {device}: {'; '.join(refusals)}; {allowed[-1]}: {reason}"
+        ) from reason
 
 
-def _onnxruntime(network: bytes, threads: int) -> Run:
-    try:
-        import onnxruntime
-        from onnxruntime.capi import onnxruntime_pybind11_state as errors  # pyright: ignore
-    except ImportError as error:
-        raise _missing("onnxruntime", error) from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors: its warnings are about the graph, for who exports it
-    try:
-        session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
-    except (errors.Fail, errors.InvalidProtobuf, errors.InvalidGraph, errors.NotImplemented) as error:
-        raise _refused("onnxruntime", error) from error
-    name = session.get_inputs()[0].name
+def _on_gpu(
+    manifest: Manifest, network: bytes, path: Path, backend: Backend, device: int, wanted: Precision | None
+) -> Engine:
+    """Open one GPU backend; TensorRT builds its plan if there is none that fits."""
+    precision = possible_precision(manifest, wanted)
+    if backend == "tensorrt":
+        _, trt = load_library()
+        import_cupy(device)  # before anything of TensorRT asks for a driver
+        plan, _ = build_plan(manifest, network, plans_folder(path), precision=precision, device=device)
+        opened: Network = TensorRtNetwork(trt, read_plan(plan), device)
+    elif backend == "torch":
+        from engines.torch_graph import TorchNetwork
 
-    def run(batch: np.ndarray) -> np.ndarray:
-        return np.asarray(session.run(None, {name: batch})[0])
-
-    return run
-
-
-_OPENERS: dict[Backend, Callable[[bytes, int], Run]] = {"openvino": _openvino, "onnxruntime": _onnxruntime}
-
-
-def _missing(backend: str, error: ImportError) -> EngineMismatch:
-    return EngineMismatch(
-        f"backend {backend} does not import: {error}; install it (pip install {backend}), or choose "
-        'backend = "auto"'
-    )
-
-
-def _refused(backend: str, error: Exception) -> EngineMismatch:
-    return EngineMismatch(
-        f"backend {backend} does not take the network: {error}; update {backend}, or choose another backend"
-    )
+        opened = TorchNetwork(network, precision, device)
+    else:
+        opened = OnnxRuntimeNetwork(in_precision(network, manifest, precision), device)
+    kept = Kept(opened)
+    return Engine(manifest, backend, kept.run, kept.bind, precision)
 
 
 def _manifest_path(name_or_path: str | Path) -> Path:
@@ -271,8 +315,8 @@ def _prove(engine: Engine, batch: np.ndarray, expected: np.ndarray) -> None:
             f"{got.shape}, golden output {expected.shape}; export the engine again"
         )
     difference = float(np.abs(got - expected).max())
-    if not difference <= manifest.golden_tolerance:
+    if not difference <= (allowed := tolerance(manifest, engine.precision)):
         raise EngineMismatch(
             f"engine {manifest.name} by {engine.backend} computes something else: expected its golden output to "
-            f"{manifest.golden_tolerance}, got a difference of {difference:.3g}; choose another backend, or update it"
+            f"{allowed}, got a difference of {difference:.3g}; choose another backend, or update it"
         )

@@ -28,6 +28,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from engines.manifest import EngineMismatch
 from stream.config import Settings, SettingsError, load_settings
+from stream.device import DeviceError
 from stream.frame import CalibrationError, RecordingError, WireError
 from stream.terminal import console, interruptible, progress_bar, run_session, tell
 
@@ -425,20 +426,64 @@ def evaluate(
     tell({"report": str(out / "report.md"), "usable": report["sets"]["usable"]["images"]}, as_json)
 
 
+@app.command(
+    "build-engine", epilog="Example: hopscope build-engine au-on-oxide-hrtem-fp32 --shapes 1024,2048x4096"
+)
+def build_engine(
+    engine: Annotated[
+        str, typer.Argument(help="A shipped engine (see doctor) or the path of an .onnx file.")
+    ],
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"] | None,
+        typer.Option(help="Without it the fastest that the engine's file allows."),
+    ] = None,
+    shapes: Annotated[
+        str | None, typer.Option(help="Images to be fast for, in pixels: sides, or NYxNX; with commas.")
+    ] = None,
+    flavour: Annotated[
+        Literal["tensorrt", "tensorrt-rtx"] | None,
+        typer.Option(help="The library; without it the first that is installed."),
+    ] = None,
+    device: Annotated[int, typer.Option(help="Number of the card.", min=0)] = 0,
+    as_json: Json = False,
+) -> None:
+    """Build an engine's TensorRT plan for this card, so that no session waits for it (needs the gpu extra)."""
+    from engines.build import build_plan, plans_folder
+    from engines.runtime import read_engine
+
+    manifest, network, path = read_engine(engine)
+    plan, facts = build_plan(
+        manifest, network, plans_folder(path), precision=precision, shapes_yx=_shapes_yx(shapes),
+        flavour=flavour, device=device, say=lambda text: console.print(text, highlight=False, soft_wrap=True),
+    )  # fmt: skip
+    tell({"plan": str(plan), **asdict(facts)}, as_json)
+
+
 @app.command(epilog="Example: hopscope bench --seconds 60 --json")
 def bench(
     seconds: Annotated[float, typer.Option(help="Of each live session; 0: stages and recording only.")] = 60,
     engine: Engine = DEFAULT_ENGINE,
+    device: Annotated[
+        str | None, typer.Option(help="A card, like cuda:0: its stages instead, saved with the card's name.")
+    ] = None,
+    engines: Annotated[str | None, typer.Option(help="With --device: engines, with commas.")] = None,
+    sides: Annotated[
+        str, typer.Option(help="With --device: of the frames, in pixels.")
+    ] = "512,1024,2048,4096",
+    frames: Annotated[int, typer.Option(help="With --device: of the look at memory.", min=0)] = 10_000,
+    save_to: Annotated[Path, typer.Option(help="With --device: folder of the results.")] = Path("deploy"),
     as_json: Json = False,
 ) -> None:
     """Measure this machine: every stage beside what it replaces, recording, and whole live sessions."""
-    from stream.bench import bench as measure
-
-    rows = []
-    for row in measure(engine, seconds):
+    rows: list[dict[str, object]] = []
+    for row in _bench_rows(seconds, engine, device, engines, sides, frames):
         rows.append(row)
         if not as_json:
             Console().print("  ".join(f"{key} {value}" for key, value in row.items()), highlight=False)
+    if device is not None:
+        from stream.bench_device import save
+
+        console.print(f"saved in {save(rows, save_to)}", highlight=False)
     if as_json:
         typer.echo(json.dumps(rows))
 
@@ -466,6 +511,37 @@ def _training_extra() -> Iterator[None]:
         ) from None
 
 
+def _bench_rows(
+    seconds: float, engine: str, device: str | None, engines: str | None, sides: str, frames: int
+) -> Iterator[dict[str, object]]:
+    if device is None:
+        from stream.bench import bench as measure
+
+        return measure(engine, seconds)
+    from stream.bench_device import bench_device
+    from stream.device import Device, open_device
+
+    choice = open_device(device)
+    if choice.index is None:
+        raise DeviceError(f"bench --device measures a card: expected cuda:0, got {choice.reason}")
+    names = engines.split(",") if engines else [DEFAULT_ENGINE, f"{DEFAULT_ENGINE}-fp32"]
+    sides_px = [ny for ny, _ in _shapes_yx(sides) or []]
+    return bench_device(Device(choice.index), choice.index, names, sides_px, 3.0, frames)
+
+
+def _shapes_yx(text: str | None) -> list[tuple[int, int]] | None:
+    """`1024,2048x4096` -> [(1024, 1024), (2048, 4096)]."""
+    if text is None:
+        return None
+    shapes = []
+    for word in text.split(","):
+        sides = word.strip().lower().split("x")
+        if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+            raise typer.BadParameter(f"expected sides in pixels like 1024 or 2048x4096, got {word!r}")
+        shapes.append((int(sides[0]), int(sides[-1])))
+    return shapes
+
+
 def _override(
     settings: Settings, engine: str, pixel_size_nm: float | None, frame_period_s: float | None
 ) -> Settings:
@@ -488,7 +564,9 @@ def main() -> None:
     )
     try:
         app()
-    except (Refused, SettingsError, CalibrationError, EngineMismatch, RecordingError, WireError) as error:
+    except (
+        Refused, SettingsError, CalibrationError, DeviceError, EngineMismatch, RecordingError, WireError,
+    ) as error:  # fmt: skip
         _refuse(str(error))
     except OSError as error:  # files, disks, ports: the message is the system's, or says more
         _refuse(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))

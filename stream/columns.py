@@ -79,7 +79,7 @@ def find_columns(
     if min_distance_px > 0 and len(peaks) > 1:
         kept = suppress(peaks, np.argsort(-peaks[:, 3], kind="stable"), min_distance_px / stride)
         peaks, kind = peaks[kept], kind[kept]
-    return _columns(peaks[:, :2], peaks[:, 2], peaks[:, 3], kind, stride)
+    return in_image_px(peaks[:, :2], peaks[:, 2], peaks[:, 3], kind, stride)
 
 
 def find_columns_watershed(
@@ -138,7 +138,7 @@ def find_columns_watershed(
         square = sums(foreground * (y**2 + x**2)) / weight - (yx**2).sum(axis=1)
     classes = np.stack([sums(channel) for channel in maps[1:]])
     sigma = np.sqrt(np.maximum(square, 0.0) / 2)
-    return _columns(yx[kept], sigma[kept], score[1:][kept], 1 + classes.argmax(axis=0)[kept], stride)
+    return in_image_px(yx[kept], sigma[kept], score[1:][kept], 1 + classes.argmax(axis=0)[kept], stride)
 
 
 def _checked(maps: np.ndarray, stride: int) -> np.ndarray:
@@ -152,7 +152,9 @@ def _checked(maps: np.ndarray, stride: int) -> np.ndarray:
     return np.ascontiguousarray(maps)
 
 
-def _columns(yx: np.ndarray, sigma: np.ndarray, score: np.ndarray, kind: np.ndarray, stride: int) -> Columns:
+def in_image_px(
+    yx: np.ndarray, sigma: np.ndarray, score: np.ndarray, kind: np.ndarray, stride: int
+) -> Columns:
     """Columns in image pixels from positions and widths in map pixels."""
     return Columns(
         yx_px=((yx + 0.5) * stride - 0.5).astype(np.float32),

@@ -22,6 +22,55 @@ MOST_ENLARGED = 2.0  # beyond this a column is a pixel or two of the camera, wha
 STAGES = ("resample", "normalize", "network", "columns")
 
 
+class Sampling:
+    """How frames of one shape and pixel size become what an engine sees, and its columns the frame's again.
+
+    Parameters
+    ----------
+    engine : open, for single images (one input channel).
+    shape_yx : (ny, nx) of every frame, in pixels.
+    pixel_size_nm : of the frames, at the specimen.
+
+    Attributes
+    ----------
+    resampler : from the frames to the images.
+    pixel_size_nm : of the images.
+    sigma_px : of their normalization.
+    min_distance_px : two columns nearer than this are one, in pixels of the images.
+    padded_yx : sides of the batch.
+    """
+
+    def __init__(self, engine: Engine, shape_yx: tuple[int, int], pixel_size_nm: float) -> None:
+        manifest = engine.manifest
+        target_nm = _target_pixel_size_nm(engine, shape_yx, pixel_size_nm)
+        self.resampler = Resampler(shape_yx, pixel_size_nm, target_nm)
+        self._zoom = float(np.sqrt(np.prod(self.resampler.scale_yx)))
+        self.pixel_size_nm = pixel_size_nm * self._zoom
+        self.sigma_px = manifest.normalize_sigma_nm / self.pixel_size_nm
+        self.min_distance_px = manifest.min_distance_nm / self.pixel_size_nm
+        step = manifest.multiple_of
+        ny, nx = self.resampler.shape_yx
+        self.padded_yx = (-(-ny // step) * step, -(-nx // step) * step)
+
+    def in_frame(self, found: Columns) -> Columns:
+        """Columns of the batch in pixels of the frame; those in the padding are dropped."""
+        inside = (found.yx_px <= np.array(self.resampler.shape_yx, np.float32) - 0.5).all(axis=1)
+        return Columns(
+            yx_px=self.resampler.to_input_px(found.yx_px[inside]),
+            sigma_px=found.sigma_px[inside] * np.float32(self._zoom),
+            score=found.score[inside],
+            kind=found.kind[inside],
+        )
+
+
+def checked_threshold(engine: Engine, threshold: float | None) -> float:
+    """The lowest score of a column: the engine's own unless told."""
+    threshold = engine.manifest.threshold if threshold is None else threshold
+    if not 0 < threshold < 1:
+        raise ValueError(f"impossible threshold: expected a score inside (0, 1), got {threshold}")
+    return threshold
+
+
 class ColumnFinder:
     """Finds columns in the frames of one shape and pixel size with one engine.
 
@@ -59,20 +108,14 @@ class ColumnFinder:
         pixel_size_nm: float,
         threshold: float | None = None,
     ) -> None:
-        manifest = engine.manifest
-        target_nm = _target_pixel_size_nm(engine, header_shape_yx, pixel_size_nm)
+        self._sampling = sampling = Sampling(engine, header_shape_yx, pixel_size_nm)
         self.engine = engine
-        self.threshold = manifest.threshold if threshold is None else threshold
-        if not 0 < self.threshold < 1:
-            raise ValueError(f"impossible threshold: expected a score inside (0, 1), got {self.threshold}")
-        self._resampler = Resampler(header_shape_yx, pixel_size_nm, target_nm)
+        self.threshold = checked_threshold(engine, threshold)
+        self._resampler = sampling.resampler
         self.zoom_yx = self._resampler.scale_yx
-        self._zoom = float(np.sqrt(np.prod(self.zoom_yx)))
-        self.pixel_size_nm = pixel_size_nm * self._zoom
-        shape_yx = self._resampler.shape_yx
-        self._normalizer = Normalizer(shape_yx, manifest.normalize_sigma_nm / self.pixel_size_nm)
-        ny, nx = (-(-n // manifest.multiple_of) * manifest.multiple_of for n in shape_yx)
-        self._batch = np.zeros((1, 1, ny, nx), np.float32)
+        self.pixel_size_nm = sampling.pixel_size_nm
+        self._normalizer = Normalizer(self._resampler.shape_yx, sampling.sigma_px)
+        self._batch = np.zeros((1, 1, *sampling.padded_yx), np.float32)
         self.stage_ns: dict[str, int] = dict.fromkeys(STAGES, 0)
         engine.run(self._batch)
 
@@ -119,18 +162,9 @@ class ColumnFinder:
         return view
 
     def _read(self, maps: np.ndarray) -> Columns:
-        """Columns in pixels of the frame; those in the padding are dropped."""
-        manifest = self.engine.manifest
-        found = find_columns(
-            maps, manifest.stride, self.threshold, manifest.min_distance_nm / self.pixel_size_nm
-        )
-        inside = (found.yx_px <= np.array(self._resampler.shape_yx, np.float32) - 0.5).all(axis=1)
-        return Columns(
-            yx_px=self._resampler.to_input_px(found.yx_px[inside]),
-            sigma_px=found.sigma_px[inside] * np.float32(self._zoom),
-            score=found.score[inside],
-            kind=found.kind[inside],
-        )
+        """Columns in pixels of the frame."""
+        stride, near_px = self.engine.manifest.stride, self._sampling.min_distance_px
+        return self._sampling.in_frame(find_columns(maps, stride, self.threshold, near_px))
 
 
 def _target_pixel_size_nm(engine: Engine, shape_yx: tuple[int, int], pixel_size_nm: float) -> float:

@@ -87,24 +87,15 @@ class Normalizer:
     """
 
     def __init__(self, shape_yx: tuple[int, int], sigma_px: float) -> None:
-        ny, nx = self.shape_yx = _checked_shape(shape_yx, sigma_px)
+        self.shape_yx = _checked_shape(shape_yx, sigma_px)
         self.sigma_px = float(sigma_px)
+        ny = self.shape_yx[0]
         bands = max(1, round(ny * ROWS_PER_SIGMA / sigma_px)) if sigma_px > ROWS_PER_SIGMA else ny
         self._edges = np.linspace(0, ny, bands + 1).round().astype(np.int64)
-        damping_y = _multiplier(ny, sigma_px)
-        damping_y = damping_y[damping_y > LAST_MULTIPLIER]
-        # summing over a band and drawing lines across it each damp mode k once more by sinc², undone here
-        gain_y = damping_y / np.sinc(0.5 * np.arange(len(damping_y)) / bands) ** 4
-        damping_x = _multiplier(nx, sigma_px)
-        damping_x = damping_x[damping_x > LAST_MULTIPLIER]
-        rows = np.arange(ny) + 0.5
-        modes_y = np.add.reduceat(_modes(rows, ny, len(damping_y)), self._edges[:-1], axis=0)
-        modes_y /= np.diff(self._edges)[:, None]
-        self._bands_to_edges = ((_modes(self._edges, ny, len(damping_y)) * gain_y) @ modes_y.T).astype("f4")
-        modes_x = _modes(np.arange(nx) + 0.5, nx, len(damping_x))
-        self._to_modes = modes_x.astype("f4")
-        self._from_modes = np.ascontiguousarray((modes_x * damping_x).T, dtype="f4")
+        matrices = blur_matrices(self.shape_yx, self.sigma_px, self._edges, ny / bands)
+        self._bands_to_edges, self._to_modes, self._from_modes = matrices
         self._rows_per_band = np.diff(self._edges)[:, None].astype("f4")
+        nx = self.shape_yx[1]
         self._sums = np.empty((bands, nx), "f4")
         self._counts = np.empty((bands, nx), "f4")
 
@@ -194,6 +185,39 @@ class Normalizer:
     def _blur(self, sums: np.ndarray) -> np.ndarray:
         """Sums over bands (bands, nx) -> blurred rows at the bands' edges (bands + 1, nx)."""
         return (self._bands_to_edges @ (sums @ self._to_modes)) @ self._from_modes
+
+
+def blur_matrices(
+    shape_yx: tuple[int, int], sigma_px: float, edges: np.ndarray, rows_per_band: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The Gaussian as products: blurred rows at the bands' edges = (B @ (sums @ T)) @ F.
+
+    Parameters
+    ----------
+    shape_yx, sigma_px : of the images and the window.
+    edges : (bands + 1,) of the bands of rows.
+    rows_per_band : of most of them.
+
+    Returns
+    -------
+    B (bands + 1, bands), T (nx, modes), F (modes, nx), all f4; `sums` (bands, nx) are over the rows of each band.
+    """
+    ny, nx = shape_yx
+    damping_y = _multiplier(ny, sigma_px)
+    damping_y = damping_y[damping_y > LAST_MULTIPLIER]
+    k = np.arange(len(damping_y))
+    if rows_per_band == 1:  # a row takes the mean of its two edges, which damps mode k by exactly this
+        gain_y = damping_y / np.cos(0.5 * np.pi * k / ny)
+    else:  # summing over a band and drawing lines across it each damp mode k once more by sinc², undone here
+        gain_y = damping_y / np.sinc(0.5 * k * rows_per_band / ny) ** 4
+    damping_x = _multiplier(nx, sigma_px)
+    damping_x = damping_x[damping_x > LAST_MULTIPLIER]
+    modes_y = np.add.reduceat(_modes(np.arange(ny) + 0.5, ny, len(damping_y)), edges[:-1], axis=0)
+    modes_y /= np.diff(edges)[:, None]
+    bands_to_edges = ((_modes(edges, ny, len(damping_y)) * gain_y) @ modes_y.T).astype("f4")
+    modes_x = _modes(np.arange(nx) + 0.5, nx, len(damping_x))
+    from_modes = np.ascontiguousarray((modes_x * damping_x).T, dtype="f4")
+    return bands_to_edges, modes_x.astype("f4"), from_modes
 
 
 def _multiplier(n: int, sigma_px: float) -> np.ndarray:

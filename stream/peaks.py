@@ -88,8 +88,10 @@ def _middle_of_plateau(background, i, j, seen, plateau):
     best = 0
     nearest = np.inf
     for k in range(size):
-        distance = (plateau[k, 0] - sum_y / size) ** 2 + (plateau[k, 1] - sum_x / size) ** 2
-        if distance < nearest:
+        # whole numbers, so that ties are ties; of those, the first in raster order, whoever looks for it
+        distance = (size * plateau[k, 0] - sum_y) ** 2 + (size * plateau[k, 1] - sum_x) ** 2
+        before = plateau[k, 0] * nx + plateau[k, 1] < plateau[best, 0] * nx + plateau[best, 1]
+        if distance < nearest or (distance == nearest and before):
             best, nearest = k, distance
     return int(plateau[best, 0]), int(plateau[best, 1])
 

@@ -22,9 +22,10 @@ class Resampler:
 
     Attributes
     ----------
-    shape_yx : (ny, nx) of the resampled images.
+    input_shape_yx, shape_yx : (ny, nx) of the images to come, and of the resampled ones.
     scale_yx : input pixels per output pixel.
     identity : whether nothing changes.
+    taps : along y and x: first input pixel (n,) and weights (n, taps) of every output pixel.
 
     Raises
     ------
@@ -39,13 +40,12 @@ class Resampler:
             )
         if len(shape_yx) != 2 or min(shape_yx) < 1:
             raise ValueError(f"not an image's shape: expected (ny, nx) of 1 or more, got {shape_yx}")
-        self._input_shape_yx = (int(shape_yx[0]), int(shape_yx[1]))
-        ny, nx = (max(1, round(n * pixel_size_nm / target_pixel_size_nm)) for n in self._input_shape_yx)
+        self.input_shape_yx = (int(shape_yx[0]), int(shape_yx[1]))
+        ny, nx = (max(1, round(n * pixel_size_nm / target_pixel_size_nm)) for n in self.input_shape_yx)
         self.shape_yx = (ny, nx)
-        self.scale_yx = (self._input_shape_yx[0] / ny, self._input_shape_yx[1] / nx)
-        self.identity = self.shape_yx == self._input_shape_yx
-        self._y = _taps(self._input_shape_yx[0], ny)
-        self._x = _taps(self._input_shape_yx[1], nx)
+        self.scale_yx = (self.input_shape_yx[0] / ny, self.input_shape_yx[1] / nx)
+        self.identity = self.shape_yx == self.input_shape_yx
+        self.taps = self._y, self._x = _taps(self.input_shape_yx[0], ny), _taps(self.input_shape_yx[1], nx)
 
     def __call__(self, image: np.ndarray, bad_pixels: np.ndarray | None = None) -> np.ndarray:
         """Resample one image.
@@ -64,9 +64,9 @@ class Resampler:
         ValueError
             If a shape or dtype is not the promised one.
         """
-        if image.shape != self._input_shape_yx or image.dtype.kind not in "iuf":
+        if image.shape != self.input_shape_yx or image.dtype.kind not in "iuf":
             raise ValueError(
-                f"cannot resample this image: expected integers or real numbers of shape {self._input_shape_yx}, got "
+                f"cannot resample this image: expected integers or real numbers of shape {self.input_shape_yx}, got "
                 f"{image.dtype} of shape {image.shape}; make a Resampler for that shape, or convert it"
             )
         if bad_pixels is not None and (bad_pixels.shape != image.shape or bad_pixels.dtype != np.bool_):

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engines.build import PLANS, find_gpu
 from engines.manifest import EngineMismatch, Manifest
-from engines.runtime import BACKENDS, MODELS, Backend, list_engines, open_engine
+from engines.precision import tolerance
+from engines.runtime import BACKENDS, GPU_BACKENDS, MODELS, Backend, Engine, list_engines, open_engine
 from tests.helpers.tiny_engine import make_tiny_engine, tiny_maps
 
 ENGINES = ["tiny", *list_engines()]
@@ -28,11 +30,26 @@ def engine_path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return make_tiny_engine(tmp_path) if request.param == "tiny" else MODELS / f"{request.param}.toml"
 
 
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> Backend:
-    if importlib.util.find_spec(request.param) is None:
+MODULES = {"tensorrt": ("tensorrt", "tensorrt_rtx"), "onnxruntime-cuda": ("onnxruntime",)}
+
+
+@pytest.fixture(params=[*BACKENDS, *(pytest.param(name, marks=pytest.mark.gpu) for name in GPU_BACKENDS)])
+def backend(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Backend:
+    if request.param in GPU_BACKENDS and find_gpu() is None:
+        pytest.skip("there is no GPU")
+    if not any(importlib.util.find_spec(name) for name in MODULES.get(request.param, (request.param,))):
         pytest.skip(f"{request.param} is not installed")
+    monkeypatch.setenv(PLANS, str(tmp_path_factory.getbasetemp() / "plans"))
     return request.param
+
+
+def opened(path: Path, backend: Backend) -> Engine:
+    """On the GPU if it is a GPU's backend."""
+    if backend == "torch" and Manifest.load(path).precision == "int8":
+        pytest.skip("torch has no int8 on a GPU")
+    return open_engine(path, backend, threads=1, device=0 if backend in GPU_BACKENDS else None)
 
 
 def noise(manifest: Manifest, batch: int, ny: int, nx: int, seed: int = 0) -> np.ndarray:
@@ -41,16 +58,16 @@ def noise(manifest: Manifest, batch: int, ny: int, nx: int, seed: int = 0) -> np
 
 
 def test_it_gives_its_golden_output(engine_path: Path, backend: Backend) -> None:
-    with open_engine(engine_path, backend, threads=1) as engine:
+    with opened(engine_path, backend) as engine:
         assert engine.backend == backend
         assert engine.manifest == Manifest.load(engine_path)
         with np.load(engine_path.with_name(engine.manifest.golden)) as golden:
             difference = np.abs(engine.run(golden["input"]) - golden["output"])
-        assert difference.max() <= engine.manifest.golden_tolerance
+        assert difference.max() <= tolerance(engine.manifest, engine.precision)
 
 
 def test_maps_are_probabilities_of_the_promised_shape(engine_path: Path, backend: Backend) -> None:
-    with open_engine(engine_path, backend, threads=1) as engine:
+    with opened(engine_path, backend) as engine:
         manifest = engine.manifest
         for batch, ny, nx in ((1, 6, 6), (1, 9, 5), (3, 4, 7), (1, 1, 1), (2, 2, 2), (1, 6, 6)):
             images = noise(manifest, batch, ny, nx)
@@ -63,17 +80,19 @@ def test_maps_are_probabilities_of_the_promised_shape(engine_path: Path, backend
 
 
 def test_a_batch_of_two_is_two_singles(engine_path: Path, backend: Backend) -> None:
-    with open_engine(engine_path, backend, threads=1) as engine:
+    with opened(engine_path, backend) as engine:
         pair = noise(engine.manifest, 2, 5, 6)
         together = engine.run(pair).copy()
         for n in range(2):
             alone = engine.run(pair[n : n + 1])
-            np.testing.assert_allclose(together[n], alone[0], atol=engine.manifest.golden_tolerance)
+            np.testing.assert_allclose(
+                together[n], alone[0], atol=tolerance(engine.manifest, engine.precision)
+            )
         assert np.abs(together[0] - together[1]).max() > 0
 
 
 def test_an_input_is_left_as_it_is_and_may_be_read_only(engine_path: Path, backend: Backend) -> None:
-    with open_engine(engine_path, backend, threads=1) as engine:
+    with opened(engine_path, backend) as engine:
         images = noise(engine.manifest, 1, 5, 6)
         before = images.copy()
         maps = engine.run(images).copy()
@@ -85,7 +104,7 @@ def test_an_input_is_left_as_it_is_and_may_be_read_only(engine_path: Path, backe
 
 
 def test_what_is_no_batch_is_refused_and_the_engine_lives_on(engine_path: Path, backend: Backend) -> None:
-    with open_engine(engine_path, backend, threads=1) as engine:
+    with opened(engine_path, backend) as engine:
         images = noise(engine.manifest, 1, 4, 4)
         wrong = [
             images[0], images[..., 1:], images.astype(np.float64), images[:0],
@@ -98,7 +117,7 @@ def test_what_is_no_batch_is_refused_and_the_engine_lives_on(engine_path: Path, 
 
 
 def test_closed_is_closed(engine_path: Path, backend: Backend) -> None:
-    with open_engine(engine_path, backend, threads=1) as engine:
+    with opened(engine_path, backend) as engine:
         images = noise(engine.manifest, 1, 4, 4)
         maps = engine.run(images)
     assert np.isfinite(maps).all()
@@ -108,11 +127,45 @@ def test_closed_is_closed(engine_path: Path, backend: Backend) -> None:
 
 
 def test_many_shapes_in_turn_stay_right(tiny: Path, backend: Backend) -> None:
-    with open_engine(tiny, backend, threads=1) as engine:
+    with opened(tiny, backend) as engine:
         for seed in range(3):
             for n in range(1, 8):
                 images = noise(engine.manifest, 1, n, 9 - n, seed)
-                np.testing.assert_allclose(engine.run(images), tiny_maps(images), atol=1e-5)
+                atol = 1e-5 if engine.precision == "fp32" else 5e-3
+                np.testing.assert_allclose(engine.run(images), tiny_maps(images), atol=atol)
+
+
+def test_bound_arrays_are_written_run_and_read(engine_path: Path, backend: Backend) -> None:
+    with opened(engine_path, backend) as engine:
+        images = noise(engine.manifest, 2, 3, 4)
+        bound = engine.bind(images.shape)
+        for batch in (images, images[::-1].copy()):
+            if isinstance(bound.input, np.ndarray):
+                bound.input[...] = batch
+            else:
+                bound.input.set(batch)
+            bound.enqueue()
+            got = bound.output if isinstance(bound.output, np.ndarray) else bound.output.get()
+            np.testing.assert_array_equal(got, engine.run(batch))
+        with pytest.raises(ValueError, match="cannot take"):
+            engine.bind((1, 1, 3, 3))
+    with pytest.raises(ValueError, match="is closed"):
+        engine.bind(images.shape)
+
+
+def test_a_gpu_is_never_replaced_by_the_cpu(tiny: Path) -> None:
+    if find_gpu() is not None:
+        pytest.skip("there is a GPU here")
+    with pytest.raises(EngineMismatch, match="does not run on GPU 0") as refused:
+        open_engine(tiny, device=0)
+    for name in GPU_BACKENDS:
+        assert f"{name}: " in str(refused.value)
+    with pytest.raises(EngineMismatch, match="backend openvino does not run on GPU 0"):
+        open_engine(tiny, "openvino", device=0)
+    with pytest.raises(EngineMismatch, match="backend tensorrt does not run on the CPU"):
+        open_engine(tiny, "tensorrt")
+    with pytest.raises(ValueError, match="runs as its file is, in fp32"):
+        open_engine(tiny, precision="fp16")
 
 
 def test_shipped_engines_say_what_they_are() -> None:
@@ -164,13 +217,13 @@ def test_a_network_that_computes_something_else_is_refused(tiny: Path, backend: 
         images, maps = arrays["input"], arrays["output"]
     np.savez(golden, input=images, output=maps[:, ::-1])
     with pytest.raises(EngineMismatch, match="computes something else"):
-        open_engine(tiny, backend)
+        opened(tiny, backend)
     np.savez(golden, input=images, output=np.full_like(maps, np.nan))
     with pytest.raises(EngineMismatch, match="computes something else"):
-        open_engine(tiny, backend)
+        opened(tiny, backend)
     np.savez(golden, input=images, output=maps[..., :-1])
     with pytest.raises(EngineMismatch, match="not what its manifest says"):
-        open_engine(tiny, backend)
+        opened(tiny, backend)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +231,7 @@ def test_a_network_that_computes_something_else_is_refused(tiny: Path, backend: 
 )
 def test_a_manifest_of_another_network_is_refused(tmp_path: Path, backend: Backend, change: dict) -> None:
     with pytest.raises(EngineMismatch):
-        open_engine(make_tiny_engine(tmp_path, **change), backend)
+        opened(make_tiny_engine(tmp_path, **change), backend)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no npz", b"PK\x03\x04 no zip"])
@@ -197,7 +250,7 @@ def test_a_network_no_backend_can_read_is_refused(tmp_path: Path, backend: Backe
     path = make_tiny_engine(tmp_path, sha256=hashlib.sha256(junk).hexdigest())
     (tmp_path / "tiny.onnx").write_bytes(junk)
     with pytest.raises(EngineMismatch, match=f"{backend} does not take the network"):
-        open_engine(path, backend)
+        opened(path, backend)
 
 
 def test_a_path_may_name_the_network_or_its_manifest(tiny: Path) -> None:

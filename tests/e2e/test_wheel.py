@@ -41,6 +41,8 @@ def test_the_wheel_carries_engines_page_and_example_settings(wheel: Path) -> Non
         "engines/models/au-on-oxide-hrtem.onnx",
         "engines/models/au-on-oxide-hrtem.toml",
         "training/recipes/au-on-oxide.toml",
+        "stream/gpu/common.cuh",
+        "stream/gpu/decode.cu",
     ):
         assert needed in names
     assert not [n for n in names if n.startswith("tests/")]

@@ -1,0 +1,353 @@
+"""ONNX to a TensorRT plan, kept beside the engine and made again when anything it depends on has changed.
+
+Two libraries with one API: `tensorrt` (10 and 11; plans for the one GPU they were built on) and `tensorrt-rtx`
+(for RTX cards; plans for all of them, built without one). Precision is in the network (`engines.precision`), so
+both are used strongly typed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from engines.manifest import EngineMismatch, Manifest
+from engines.precision import Precision, in_precision, possible_precision
+
+Flavour = Literal["tensorrt", "tensorrt-rtx"]
+FLAVOURS: tuple[Flavour, ...] = ("tensorrt", "tensorrt-rtx")
+_MODULES: dict[str, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+SIDES_PX = (512, 1024, 2048, 4096)  # of the images that get a profile of their own, if none are named
+MOST_BATCHED_PX = 4 * 1024**2  # per batch, as far as frames are batched at all
+LARGEST_PX = 4096  # side of the one profile for every other shape
+ANY_BATCH = 4  # and its largest batch
+INPUT, OUTPUT = "input", "probabilities"
+ANY_RTX = "any RTX card from Ampere on"
+TURING = (7, 5)
+
+SAY_S = 3.0  # between two messages of progress
+PLANS = "HOPSCOPE_PLANS"  # environment: a folder for all plans, where the engines' own is not writable
+
+log = logging.getLogger("hopscope.engine")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class PlanFacts:
+    """What a plan depends on; one that differs in any of these is built again."""
+
+    engine: str
+    sha256: str  # of the ONNX file the manifest speaks of
+    library: str
+    version: str
+    gpu: str
+    precision: str
+    shapes_yx: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A card, as far as a plan depends on it."""
+
+    name: str
+    capability: tuple[int, int]
+
+
+def load_library(flavour: Flavour | None = None) -> tuple[Flavour, Any]:
+    """The TensorRT library asked for, or the first that is installed: its name and its module.
+
+    Raises
+    ------
+    EngineMismatch
+        If it does not import.
+    """
+    here: list[Flavour] = [f for f in FLAVOURS if importlib.util.find_spec(_MODULES[f]) is not None]
+    chosen: Flavour = flavour or (here[0] if here else FLAVOURS[0])
+    try:
+        return chosen, importlib.import_module(_MODULES[chosen])
+    except (ImportError, OSError) as error:
+        raise EngineMismatch(
+            f"{chosen} does not import: {error}; pip install 'hopscope[gpu]', or for an RTX card "
+            "'hopscope[rtx]', or choose another backend"
+        ) from error
+
+
+def find_gpu(index: int = 0) -> Gpu | None:
+    """The card with that number, or None if there is none (or no CuPy, or no driver)."""
+    try:
+        import cupy  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return None
+    if not cupy.is_available():
+        return None
+    facts = cupy.cuda.runtime.getDeviceProperties(index)
+    return Gpu(facts["name"].decode(), (facts["major"], facts["minor"]))
+
+
+def plans_folder(engine: Path) -> Path:
+    """Where the plans of an engine lie: beside its ONNX file, or where HOPSCOPE_PLANS says."""
+    told = os.environ.get(PLANS)
+    return Path(told) if told else engine.parent / "plans"
+
+
+def profiles(manifest: Manifest, shapes_yx: Sequence[tuple[int, int]]) -> list[tuple[tuple[int, ...], ...]]:
+    """Least, usual and largest input (b, c, ny, nx) of each optimization profile.
+
+    Every camera shape gets one of its own, as many images per batch as `MOST_BATCHED_PX` allows; the last is for
+    every other shape.
+    """
+    step, channels = manifest.multiple_of, manifest.input_channels
+    found: list[tuple[tuple[int, ...], ...]] = []
+    for ny, nx in shapes_yx:
+        if ny < 1 or nx < 1:
+            raise EngineMismatch(f"impossible image: expected sides of 1 pixel or more, got {ny} x {nx}")
+        ny, nx = (-(-n // step) * step for n in (ny, nx))
+        batch = max(1, MOST_BATCHED_PX // (ny * nx))
+        profile = ((1, channels, ny, nx), (batch, channels, ny, nx), (batch, channels, ny, nx))
+        if profile not in found:
+            found.append(profile)
+    largest = max(LARGEST_PX, *(side for profile in found for side in profile[2][2:]), 0)
+    usual = -(-512 // step) * step
+    found.append(
+        (
+            (1, channels, step, step),
+            (1, channels, usual, usual),
+            (ANY_BATCH, channels, -(-largest // step) * step, -(-largest // step) * step),
+        )
+    )
+    return found
+
+
+def build_plan(
+    manifest: Manifest,
+    network: bytes,
+    folder: Path,
+    *,
+    precision: Precision | None = None,
+    shapes_yx: Sequence[tuple[int, int]] | None = None,
+    flavour: Flavour | None = None,
+    device: int = 0,
+    say: Say = log.info,
+) -> tuple[Path, PlanFacts]:
+    """The plan of an engine, from the folder if it is still right, and built into it if not.
+
+    Parameters
+    ----------
+    manifest, network : the engine and its ONNX file.
+    folder : of the plans; made if it is not there.
+    precision : None for the fastest that the engine can have.
+    shapes_yx : (ny, nx) of the images to be fast for, in pixels; None for those of the plan that is there, or
+        squares of `SIDES_PX`.
+    flavour : the library; None for the first installed of `FLAVOURS`.
+    device : number of the card.
+    say : told what is done, and why a plan is built again.
+
+    Returns
+    -------
+    Its path, and what it depends on.
+
+    Raises
+    ------
+    EngineMismatch
+        If the library or the card is missing, or the network cannot be read or built: the layer is named.
+    """
+    precision = possible_precision(manifest, precision)
+    flavour, trt = load_library(flavour)
+    gpu = find_gpu(device)
+    gpu_name = _gpu_of_plan(flavour, gpu)
+    card = hashlib.sha256(gpu_name.encode()).hexdigest()[:8]
+    path = folder / f"{manifest.name}.{precision}.{flavour}.{card}.plan"
+    before = _described(path)
+    if shapes_yx is None:
+        shapes_yx = [(ny, nx) for ny, nx in before.get("shapes_yx", ())] or [(n, n) for n in SIDES_PX]
+    facts = PlanFacts(
+        manifest.name,
+        manifest.sha256,
+        flavour,
+        str(trt.__version__),
+        gpu_name,
+        precision,
+        tuple((int(ny), int(nx)) for ny, nx in shapes_yx),
+    )
+    stale = _stale(before, facts)
+    if stale is None:
+        return path, facts
+    say(f"building {path.name}: {stale}; this takes up to some minutes")
+    cache = folder / f"timing.{flavour}.{facts.version}.{card}.cache" if flavour == "tensorrt" else None
+    plan = _build(trt, manifest, in_precision(network, manifest, precision), facts, gpu, cache, say)
+    _write(path, plan)
+    described = {**asdict(facts), "plan_sha256": hashlib.sha256(plan).hexdigest()}
+    _write(path.with_suffix(".json"), json.dumps(described, indent=1).encode())
+    say(f"built {path.name}: {len(plan) / 1e6:.1f} MB")
+    return path, facts
+
+
+def read_plan(path: Path) -> bytes:
+    """A plan as `build_plan` left it.
+
+    Raises
+    ------
+    EngineMismatch
+        If it was changed since.
+    """
+    plan = path.read_bytes()
+    expected = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["plan_sha256"]
+    if hashlib.sha256(plan).hexdigest() != expected:
+        raise EngineMismatch(f"plan {path} was changed after it was built; delete it, and it is built again")
+    return plan
+
+
+def _gpu_of_plan(flavour: Flavour, gpu: Gpu | None) -> str:
+    """The cards a plan will run on."""
+    if flavour == "tensorrt-rtx":
+        return ANY_RTX if gpu is None or gpu.capability != TURING else "RTX card of the Turing generation"
+    if gpu is None:
+        raise EngineMismatch(
+            "tensorrt builds on the GPU that the plan is for: expected an NVIDIA card, its driver and CuPy, got no "
+            "card; check nvidia-smi and `hopscope doctor`, or build with --flavour tensorrt-rtx, which needs none"
+        )
+    return f"{gpu.name} (sm_{gpu.capability[0]}{gpu.capability[1]})"
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """What is written beside a plan; empty if there is no plan that can be trusted."""
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):  # killed between the two files, or meddled with
+        return {}
+
+
+def _stale(before: dict[str, Any], facts: PlanFacts) -> str | None:
+    """Why the plan must be built, or None."""
+    if not before:
+        return "there is none yet"
+    now = json.loads(json.dumps(asdict(facts)))  # tuples as the file has them
+    changed = [f"{key} was {before.get(key)}, is {now[key]}" for key in now if before.get(key) != now[key]]
+    return "; ".join(changed) or None
+
+
+def _build(
+    trt: Any,
+    manifest: Manifest,
+    network: bytes,
+    facts: PlanFacts,
+    gpu: Gpu | None,
+    cache: Path | None,
+    say: Say,
+) -> bytes:
+    """Parse, profile, build."""
+    heard: list[str] = []
+    logger = _logger(trt, heard)
+    builder = trt.Builder(logger)
+    # version 11 is always strongly typed, and has no flag left for it
+    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    definition = builder.create_network(0 if typed is None else 1 << int(typed))
+    parser = trt.OnnxParser(definition, logger)
+    parsed = parser.parse(network)
+    if not parsed or definition.num_outputs == 0:
+        raise EngineMismatch(
+            f"{facts.library} {facts.version} cannot read engine {manifest.name}: "
+            f"{_parser_errors(parser) or 'the file holds no network'}; export the engine again, or choose another "
+            "backend"
+        )
+    names = [definition.get_input(0).name, definition.get_output(0).name]
+    if names != [INPUT, OUTPUT]:
+        raise EngineMismatch(
+            f"engine {manifest.name} is none of ours: expected input and output named {INPUT} and {OUTPUT}, got "
+            f"{names}; export it with hopscope train"
+        )
+    config = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)  # ten bits are not what fp32 promises
+    for least, usual, largest in profiles(manifest, facts.shapes_yx):
+        profile = builder.create_optimization_profile()
+        profile.set_shape(INPUT, least, usual, largest)
+        config.add_optimization_profile(profile)
+    config.progress_monitor = monitor = _monitor(trt, say)
+    if facts.library == "tensorrt-rtx" and gpu is not None and gpu.capability == TURING:
+        config.num_compute_capabilities = 1  # by default only Ampere and later are built for
+        config.set_compute_capability(trt.ComputeCapability.SM75, 0)
+    if cache is not None:
+        known = cache.read_bytes() if cache.is_file() else b""
+        config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)
+    plan = builder.build_serialized_network(definition, config)
+    del monitor
+    if plan is None:
+        raise EngineMismatch(
+            f"{facts.library} {facts.version} cannot build engine {manifest.name}: "
+            f"{'; '.join(heard[-3:]) or 'it does not say why'}; update it, or choose another backend"
+        )
+    if cache is not None:
+        _write(cache, bytes(config.get_timing_cache().serialize()))
+    return bytes(plan)
+
+
+def _parser_errors(parser: Any) -> str:
+    found = []
+    for i in range(parser.num_errors):
+        error = parser.get_error(i)
+        layer = error.node_name() or f"number {error.node()}"
+        found.append(f"layer {layer} ({error.node_operator()}): {error.desc()}")
+    return "; ".join(found)
+
+
+def _logger(trt: Any, heard: list[str]) -> Any:
+    """Keeps errors for our own message, and sends what is less to the log."""
+
+    class Logger(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                heard.append(message.strip())
+            else:
+                log.debug("%s: %s", trt.__name__, message)
+
+    return Logger()
+
+
+def _monitor(trt: Any, say: Say) -> Any:
+    """Says how far a long build has come, every few seconds."""
+
+    class Monitor(trt.IProgressMonitor):
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.steps: dict[str, int] = {}
+            self.said_s = time.monotonic()
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            self.steps[phase] = steps
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            if time.monotonic() - self.said_s > SAY_S:
+                self.said_s = time.monotonic()
+                say(f"{phase.lower()}: {step + 1} of {self.steps.get(phase, 0)}")
+            return True
+
+        def phase_finish(self, phase: str) -> None:
+            self.steps.pop(phase, None)
+
+    return Monitor()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Whole or not at all: another process may be reading."""
+    half = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half.write_bytes(content)
+        half.replace(path)
+    except OSError as error:
+        raise EngineMismatch(
+            f"cannot keep {path}: {error.strerror}; make that folder writable, or set {PLANS} to one that is"
+        ) from error

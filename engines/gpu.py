@@ -1,0 +1,231 @@
+"""Running a network on a GPU: a TensorRT plan, ONNX Runtime's CUDA provider, or torch.
+
+Each takes an ONNX file in the precision it shall compute in, and is made ready (`Bound`) for one shape at a
+time: input and output are device arrays that stay where they are, so that what comes before writes into the one,
+what comes after reads the other, and the launches between are recorded once as a CUDA graph. Work is put on
+CuPy's current stream; nothing here waits for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from engines.build import INPUT, OUTPUT
+from engines.manifest import EngineMismatch
+
+SHAPES_KEPT = (
+    8  # per engine: batches of 1, 2, 4, 8, 16 of one shape, and the golden one; each holds device memory
+)
+
+log = logging.getLogger("hopscope.engine")
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """An engine made ready for one shape.
+
+    Attributes
+    ----------
+    input : (b, c, ny, nx) f4 in the engine's memory, to be written.
+    output : (b, k, my, mx) f4 in the engine's memory, right once what `enqueue` started is done.
+    enqueue : start one run, behind whatever the current stream still has to do.
+    """
+
+    input: Any
+    output: Any
+    enqueue: Callable[[], None]
+
+
+class Network(Protocol):
+    """What runs on a device."""
+
+    def bind(self, shape: Shape) -> Bound: ...
+
+
+class Kept:
+    """The last few shapes a network was made ready for."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._bound: dict[Shape, Bound] = {}
+
+    def bind(self, shape: Shape) -> Bound:
+        bound = self._bound.get(shape)
+        if bound is None:
+            if len(self._bound) == SHAPES_KEPT:
+                del self._bound[next(iter(self._bound))]
+            bound = self._bound[shape] = self._network.bind(shape)
+        return bound
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """From host memory to host memory, waiting for it."""
+        bound = self.bind(batch.shape)
+        if isinstance(bound.input, np.ndarray):
+            bound.input[...] = batch
+            bound.enqueue()
+            return np.asarray(bound.output)
+        bound.input.set(batch)
+        bound.enqueue()
+        return bound.output.get()  # waits for the current stream
+
+
+def import_cupy(device: int) -> Any:
+    """CuPy with that card made current.
+
+    Raises
+    ------
+    EngineMismatch
+        If there is no CuPy, no driver, or no such card.
+    """
+    try:
+        cupy = importlib.import_module("cupy")
+    except ImportError as error:
+        raise EngineMismatch(
+            f"CuPy does not import: {error}; pip install 'hopscope[gpu]', or choose device cpu"
+        ) from error
+    if not cupy.is_available() or device >= cupy.cuda.runtime.getDeviceCount():
+        raise EngineMismatch(
+            f"there is no GPU {device}: expected an NVIDIA card and its driver, got none with that number; look at "
+            "nvidia-smi, or choose device cpu"
+        )
+    cupy.cuda.Device(device).use()
+    return cupy
+
+
+class TensorRtNetwork:
+    """A TensorRT plan; each shape runs in the narrowest profile that holds it, with memory of its own."""
+
+    def __init__(self, trt: Any, plan: bytes, device: int) -> None:
+        self._cupy = import_cupy(
+            device
+        )  # also because some TensorRT runtimes end the process without a driver
+        self._trt = trt
+        self._logger = trt.Logger(trt.Logger.ERROR)
+        self._runtime = trt.Runtime(self._logger)  # must outlive the engine
+        self._engine = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            raise EngineMismatch(
+                f"{trt.__name__} {trt.__version__} cannot load the plan on this card; delete it, and it is built again"
+            )
+        self._profiles = [
+            tuple(tuple(dims) for dims in self._engine.get_tensor_profile_shape(INPUT, i))
+            for i in range(self._engine.num_optimization_profiles)
+        ]
+
+    def bind(self, shape: Shape) -> Bound:
+        cupy = self._cupy
+        context = self._engine.create_execution_context(
+            self._trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE  # not for the largest of all profiles
+        )
+        stream = cupy.cuda.Stream(non_blocking=True)
+        profile = narrowest(self._profiles, shape)
+        accepted = context.set_optimization_profile_async(profile, stream.ptr)
+        stream.synchronize()
+        if not accepted or not context.set_input_shape(INPUT, shape):
+            raise EngineMismatch(f"the plan does not take input of shape {shape}; build it with --shapes")
+        inputs = cupy.zeros(shape, "f4")
+        outputs = cupy.empty(tuple(context.get_tensor_shape(OUTPUT)), "f4")
+        context.set_tensor_address(INPUT, inputs.data.ptr)
+        context.set_tensor_address(OUTPUT, outputs.data.ptr)
+
+        def execute() -> None:
+            if not context.execute_async_v3(cupy.cuda.get_current_stream().ptr):
+                raise EngineMismatch("TensorRT refused to run; its own message is in the log above")
+
+        capturable = getattr(context, "is_stream_capturable", lambda _: True)(stream.ptr)
+        return Bound(inputs, outputs, recorded(cupy, execute, stream) if capturable else execute)
+
+
+class OnnxRuntimeNetwork:
+    """ONNX Runtime with its CUDA provider, on a stream of its own."""
+
+    def __init__(self, network: bytes, device: int) -> None:
+        try:
+            onnxruntime: Any = importlib.import_module("onnxruntime")
+        except ImportError as error:
+            raise EngineMismatch(
+                f"onnxruntime does not import: {error}; pip install onnxruntime-gpu"
+            ) from error
+        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            raise EngineMismatch(
+                "this onnxruntime has no CUDA provider; pip uninstall onnxruntime, then pip install onnxruntime-gpu"
+            )
+        self._cupy = import_cupy(device)
+        self._device = device
+        self._stream = self._cupy.cuda.Stream(non_blocking=True)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        settings = {
+            "device_id": str(device),
+            "user_compute_stream": str(self._stream.ptr),
+            "prefer_nhwc": "1",
+            "use_tf32": "0",
+        }
+        self._session = onnxruntime.InferenceSession(
+            network, options, providers=[("CUDAExecutionProvider", settings)]
+        )
+        got = self._session.get_providers()
+        if got[:1] != ["CUDAExecutionProvider"]:  # it would go on quietly on the CPU
+            raise EngineMismatch(
+                f"onnxruntime's CUDA provider does not start, it offers {got}; its CUDA and cuDNN must be installed"
+            )
+
+    def bind(self, shape: Shape) -> Bound:
+        cupy, session, device = self._cupy, self._session, self._device
+        inputs = cupy.zeros(shape, "f4")
+        trial = session.run(None, {INPUT: np.zeros(shape, "f4")})[0]  # tells the shape, and picks the kernels
+        outputs = cupy.empty(trial.shape, "f4")
+        binding = session.io_binding()
+        binding.bind_input(INPUT, "cuda", device, np.float32, shape, inputs.data.ptr)
+        binding.bind_output(OUTPUT, "cuda", device, np.float32, trial.shape, outputs.data.ptr)
+
+        def enqueue() -> None:
+            current = cupy.cuda.get_current_stream()
+            self._stream.wait_event(current.record())
+            session.run_with_iobinding(binding)
+            current.wait_event(self._stream.record())
+
+        return Bound(inputs, outputs, enqueue)
+
+
+def narrowest(profiles: list[tuple[Shape, ...]], shape: Shape) -> int:
+    """Which profile (least, usual, largest) holds a shape with the least room to spare.
+
+    Raises
+    ------
+    EngineMismatch
+        If none does.
+    """
+    fits = [
+        (float(np.prod(largest)) / float(np.prod(least)), i)
+        for i, (least, _, largest) in enumerate(profiles)
+        if all(a <= n <= b for a, n, b in zip(least, shape, largest, strict=True))
+    ]
+    if not fits:
+        largest = [largest for _, _, largest in profiles]
+        raise EngineMismatch(
+            f"the plan takes no input of shape {shape}, the largest are {largest}; build it again with --shapes"
+        )
+    return min(fits)[1]
+
+
+def recorded(cupy: Any, execute: Callable[[], None], stream: Any) -> Callable[[], None]:
+    """The same work as a CUDA graph, after one run that lets the library load what it needs."""
+    with stream:
+        execute()
+        stream.synchronize()
+        stream.begin_capture()
+        execute()
+        graph = stream.end_capture()
+
+    def enqueue() -> None:
+        graph.launch(cupy.cuda.get_current_stream())
+
+    return enqueue

@@ -1,0 +1,1 @@
+"""From counts to columns without leaving the card: the CPU's stages, kernel for kernel."""

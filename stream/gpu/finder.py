@@ -1,0 +1,154 @@
+"""From payloads to columns on one card: one copy in, one small copy out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from engines.runtime import Engine
+from stream.codecs import Encoding, WireError
+from stream.columns import Columns, in_image_px
+from stream.gpu.columns import DeviceColumns
+from stream.gpu.decode import Decoder
+from stream.gpu.normalize import DeviceNormalizer, DeviceResampler
+from stream.infer import Sampling, checked_threshold
+
+Payload = tuple[memoryview | bytes, Encoding]
+Step = tuple[str, Any]
+STAGES = ("upload and decode", "resample", "normalize", "network", "columns")
+
+
+class DeviceFinder:
+    """Finds columns in batches of frames of one shape, dtype and pixel size, as `stream.infer.ColumnFinder` does.
+
+    Up to two batches may be under way: `start` the next one before `fetch`ing the last, and the card uploads the
+    one while it computes the other. Batches come back in the order in which they were started.
+
+    Parameters
+    ----------
+    engine : open on the same card, for single images.
+    device : of `stream.device`.
+    shape_yx, dtype : of every frame.
+    pixel_size_nm : of the frames, at the specimen.
+    threshold : lowest score of a column; None for the engine's own.
+    bad_pixels : (ny, nx) bool, or None.
+    most : frames in the largest batch.
+
+    Raises
+    ------
+    CalibrationError, EngineMismatch, ValueError
+        As `ColumnFinder` does.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        device: Any,
+        shape_yx: tuple[int, int],
+        dtype: np.dtype[Any],
+        pixel_size_nm: float,
+        threshold: float | None = None,
+        bad_pixels: np.ndarray | None = None,
+        most: int = 1,
+    ) -> None:
+        self.engine, self.device, self.most = engine, device, most
+        self._sampling = Sampling(engine, shape_yx, pixel_size_nm)
+        self.threshold = checked_threshold(engine, threshold)
+        resampler = self._sampling.resampler
+        self.pixel_size_nm, self.padded_yx = self._sampling.pixel_size_nm, self._sampling.padded_yx
+        self._decoder = Decoder(device, shape_yx, dtype, bad_pixels)
+        self._images = device.empty((most, *shape_yx), "f4")
+        self._resample = None if resampler.identity else DeviceResampler(device, resampler)
+        self._seen = self._images if resampler.identity else device.empty((most, *resampler.shape_yx), "f4")
+        self._normalize = DeviceNormalizer(device, resampler.shape_yx, self._sampling.sigma_px, most)
+        stride, (ny, nx) = engine.manifest.stride, self._sampling.padded_yx
+        maps_shape = (len(engine.manifest.classes), ny // stride, nx // stride)
+        near = self._sampling.min_distance_px / stride
+        self._columns = [DeviceColumns(device, maps_shape, self.threshold, near, most) for _ in range(2)]
+        self._failed = [device.zeros(most, "i4") for _ in range(2)]
+        self._under_way: list[tuple[DeviceColumns, int, Any, set[int]]] = []
+        for batch in sorted({self._room(b) for b in range(1, most + 1)}):  # so that no frame waits for it
+            device.fill(self._bound(batch).input, 0)
+        self._newest = self._bound(1)
+
+    def start(self, frames: Sequence[Payload]) -> None:
+        """Begin a batch.
+
+        Raises
+        ------
+        ValueError
+            If there are too many frames, or too many batches under way, or a frame of another kind.
+        """
+        for _, step in self.steps(frames):
+            step()
+
+    def steps(self, frames: Sequence[Payload]) -> Iterator[Step]:
+        """The stages of a batch by name, each to be called in its turn; for who wants to time them."""
+        b = len(frames)
+        if not 1 <= b <= self.most or len(self._under_way) == 2:
+            raise ValueError(
+                f"cannot start a batch of {b} with {len(self._under_way)} under way: expected 1 to {self.most} "
+                "frames, and one under way at most; fetch first"
+            )
+        bound, columns, failed = self._bound(self._room(b)), self._columns[0], self._failed[0]
+        broken: set[int] = set()
+
+        def decode() -> None:
+            self.device.fill(failed, 0)
+            for i, (payload, encoding) in enumerate(frames):
+                try:
+                    self._decoder(payload, encoding, self._images[i], failed[i : i + 1])
+                except WireError:
+                    broken.add(i)
+
+        def find() -> None:
+            columns.start(bound.output[:b])
+            self._under_way.append((columns, b, self.device.bring(failed), broken))
+            self._columns.reverse()
+            self._failed.reverse()
+            self._newest = bound
+
+        yield "upload and decode", decode
+        if self._resample is not None:
+            resample = self._resample
+            yield "resample", lambda: resample(self._images[:b], self._seen[:b])
+        yield "normalize", lambda: self._normalize(self._seen[:b], bound.input)
+        yield "network", bound.enqueue
+        yield "columns", find
+
+    def fetch(self) -> list[Columns | None]:
+        """Wait for the oldest batch: the columns of each of its frames, in pixels of the frame.
+
+        None stands for a frame whose payload could not be decoded.
+
+        Raises
+        ------
+        ValueError
+            If no batch is under way.
+        """
+        if not self._under_way:
+            raise ValueError("no batch is under way: start one before fetching")
+        columns, b, failed, broken = self._under_way.pop(0)
+        stride = self.engine.manifest.stride
+        found: list[Columns | None] = []
+        for i, (rows, bad) in enumerate(zip(columns.fetch(b), failed(), strict=False)):
+            if bad or i in broken:
+                found.append(None)
+            else:
+                at = in_image_px(rows[:, :2], rows[:, 2], rows[:, 3], rows[:, 4], stride)
+                found.append(self._sampling.in_frame(at))
+        return found
+
+    def image(self, index: int = 0) -> np.ndarray:
+        """The normalized image (ny', nx') f4 of a frame of the newest batch, for whoever looks at it."""
+        ny, nx = self._sampling.resampler.shape_yx
+        return self.device.get(self._newest.input[index, 0])[:ny, :nx]
+
+    def _room(self, batch: int) -> int:
+        """The network runs in batches of 1, 2, 4 ...: each size holds memory, and is made ready for once."""
+        return min(1 << (batch - 1).bit_length(), self.most)
+
+    def _bound(self, batch: int) -> Any:
+        return self.engine.bind((batch, 1, *self._sampling.padded_yx))

@@ -1,0 +1,156 @@
+// Resampling and local normalization; between these kernels lie the small matrix products of stream.normalize.
+// Images are (b, ny, nx) f4, one per blockIdx.z; a pixel that is not finite is no measurement.
+
+#define LEAST_KNOWN 0.5f   // as in stream.resample
+#define LEAST_WEIGHT 1e-3f // these three as in stream.normalize
+#define FLAT 1e-6f
+#define FAINT 3e-3f
+
+// out (b, ny_out, nx_out): taps x taps input pixels from (first_y, first_x) on, weighted; NaN where too few are known.
+extern "C" __global__ void resample(
+    const float* image, const int* first_y, const float* weight_y, const int* first_x, const float* weight_x,
+    float* out, int ny, int nx, int ny_out, int nx_out, int taps_y, int taps_x) {
+    int j = blockIdx.x * blockDim.x + threadIdx.x, i = blockIdx.y * blockDim.y + threadIdx.y;
+    if (i >= ny_out || j >= nx_out) return;
+    const float* source = image + (i64)blockIdx.z * ny * nx + (i64)first_y[i] * nx + first_x[j];
+    float total = 0, known = 0;
+    for (int u = 0; u < taps_y; u++) {
+        float row = 0, row_known = 0;
+        for (int v = 0; v < taps_x; v++) {
+            float value = source[(i64)u * nx + v], w = weight_x[j * taps_x + v];
+            if (isfinite(value)) {
+                row += w * value;
+                row_known += w;
+            }
+        }
+        total += weight_y[i * taps_y + u] * row;
+        known += weight_y[i * taps_y + u] * row_known;
+    }
+    out[((i64)blockIdx.z * ny_out + i) * nx_out + j] = known > LEAST_KNOWN ? total / known : NOT_A_NUMBER;
+}
+
+// sums (b, 2, bands, nx): of the finite pixels in each band's rows, and how many they are. grid: x, bands, b.
+extern "C" __global__ void band_sums(const float* image, const int* edges, float* sums, int bands, int ny, int nx) {
+    int x = blockIdx.x * blockDim.x + threadIdx.x, band = blockIdx.y;
+    if (x >= nx) return;
+    float total = 0, count = 0;
+    for (int y = edges[band]; y < edges[band + 1]; y++) {
+        float value = image[((i64)blockIdx.z * ny + y) * nx + x];
+        if (isfinite(value)) {
+            total += value;
+            count += 1;
+        }
+    }
+    i64 at = ((i64)blockIdx.z * 2 * bands + band) * nx + x;
+    sums[at] = total;
+    sums[at + (i64)bands * nx] = count;
+}
+
+// totals (rows,) of (rows, nx). grid: rows; 256 threads.
+extern "C" __global__ void row_totals(const float* values, double* totals, int nx) {
+    __shared__ double part[256];
+    double total = 0;
+    for (int x = threadIdx.x; x < nx; x += 256) total += values[(i64)blockIdx.x * nx + x];
+    part[threadIdx.x] = total;
+    for (int step = 128; step > 0; step >>= 1) {
+        __syncthreads();
+        if (threadIdx.x < step) part[threadIdx.x] += part[threadIdx.x + step];
+    }
+    if (threadIdx.x == 0) totals[blockIdx.x] = part[0];
+}
+
+// Of each image from its bands' totals (b, 2, bands): mean of the good pixels, and their number. grid: b; 256 threads.
+extern "C" __global__ void image_level(const double* totals, float* level, double* pixels, int bands) {
+    __shared__ double part[2][256];
+    for (int which = 0; which < 2; which++) {
+        double total = 0;
+        for (int i = threadIdx.x; i < bands; i += 256) total += totals[((i64)blockIdx.x * 2 + which) * bands + i];
+        part[which][threadIdx.x] = total;
+    }
+    for (int step = 128; step > 0; step >>= 1) {
+        __syncthreads();
+        if (threadIdx.x < step)
+            for (int which = 0; which < 2; which++) part[which][threadIdx.x] += part[which][threadIdx.x + step];
+    }
+    if (threadIdx.x == 0) {
+        double n = part[1][0] > 1 ? part[1][0] : 1;
+        level[blockIdx.x] = (float)(part[0][0] / n);
+        pixels[blockIdx.x] = n;
+    }
+}
+
+// Takes the level out of the sums, so that the products round what varies, not what is large. grid: x, bands, b.
+extern "C" __global__ void take_level(float* sums, const float* level, int bands, int nx) {
+    int x = blockIdx.x * blockDim.x + threadIdx.x;
+    if (x >= nx) return;
+    i64 at = ((i64)blockIdx.z * 2 * bands + blockIdx.y) * nx + x;
+    sums[at] -= level[blockIdx.z] * sums[at + (i64)bands * nx];
+}
+
+__device__ float weight_at(const float* blurred, i64 at, i64 plane) {
+    float weight = blurred[at + plane];
+    return weight > LEAST_WEIGHT ? weight : 1.0f;
+}
+
+// Pixels less their local mean, into rows of `pitch` of images of `room` pixels; squares (b, bands, nx) of the rest.
+// blurred (b, 2, bands + 1, nx): sums and counts at the bands' edges. grid: x, bands, b.
+extern "C" __global__ void subtract(
+    const float* image, const int* edges, const float* blurred, const float* level, float* out, float* squares,
+    int bands, int ny, int nx, int pitch, i64 room) {
+    int x = blockIdx.x * blockDim.x + threadIdx.x, band = blockIdx.y;
+    if (x >= nx) return;
+    i64 plane = (i64)(bands + 1) * nx, at = blockIdx.z * 2 * plane + (i64)band * nx + x;
+    float above = blurred[at] / weight_at(blurred, at, plane) + level[blockIdx.z];
+    float below = blurred[at + nx] / weight_at(blurred, at + nx, plane) + level[blockIdx.z];
+    int first = edges[band], last = edges[band + 1];
+    float total = 0;
+    for (int y = first; y < last; y++) {
+        float t = (y + 0.5f - first) / (last - first);
+        float value = image[((i64)blockIdx.z * ny + y) * nx + x];
+        value = isfinite(value) ? value - (above + t * (below - above)) : 0.0f;
+        out[blockIdx.z * room + (i64)y * pitch + x] = value;
+        total += value * value;
+    }
+    squares[((i64)blockIdx.z * bands + band) * nx + x] = total;
+}
+
+// Deviation of each whole image from the totals (b, bands) of its squares. grid: b; 256 threads.
+extern "C" __global__ void image_deviation(const double* totals, const double* pixels, float* overall, int bands) {
+    __shared__ double part[256];
+    double total = 0;
+    for (int i = threadIdx.x; i < bands; i += 256) total += totals[(i64)blockIdx.x * bands + i];
+    part[threadIdx.x] = total;
+    for (int step = 128; step > 0; step >>= 1) {
+        __syncthreads();
+        if (threadIdx.x < step) part[threadIdx.x] += part[threadIdx.x + step];
+    }
+    if (threadIdx.x == 0) overall[blockIdx.x] = (float)sqrt(part[0] / pixels[blockIdx.x]);
+}
+
+// One over the local deviation; 0 where nothing is known, or what varies is rounding.
+__device__ float factor_at(
+    const float* blurred, const float* variance, i64 at, i64 plane, i64 at_variance, float level, float overall) {
+    float weight = blurred[at + plane];
+    if (!(weight > LEAST_WEIGHT)) return 0.0f;
+    float mean = blurred[at] / weight + level;
+    float deviation = sqrtf(fmaxf(variance[at_variance] / weight, 0.0f));
+    return deviation > fmaxf(FLAT * fabsf(mean), FAINT * overall) ? 1.0f / deviation : 0.0f;
+}
+
+// Divides what `subtract` wrote by the local deviation. variance (b, bands + 1, nx). grid: x, bands, b.
+extern "C" __global__ void scale(
+    float* out, const int* edges, const float* blurred, const float* variance, const float* level,
+    const float* overall, int bands, int nx, int pitch, i64 room) {
+    int x = blockIdx.x * blockDim.x + threadIdx.x, band = blockIdx.y;
+    if (x >= nx) return;
+    i64 plane = (i64)(bands + 1) * nx, here = (i64)band * nx + x;
+    i64 at = blockIdx.z * 2 * plane + here, at_variance = blockIdx.z * plane + here;
+    float mean = level[blockIdx.z], whole = overall[blockIdx.z];
+    float above = factor_at(blurred, variance, at, plane, at_variance, mean, whole);
+    float below = factor_at(blurred, variance, at + nx, plane, at_variance + nx, mean, whole);
+    int first = edges[band], last = edges[band + 1];
+    for (int y = first; y < last; y++) {
+        float t = (y + 0.5f - first) / (last - first);
+        out[blockIdx.z * room + (i64)y * pitch + x] *= above + t * (below - above);
+    }
+}

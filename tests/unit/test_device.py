@@ -1,0 +1,139 @@
+"""Choosing a device, and the whole way from payloads to columns on one, beside the CPU's."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engines.build import PLANS, find_gpu
+from engines.runtime import Engine, open_engine
+from stream.codecs import Encoding, WireError, decode, encode
+from stream.columns import Columns
+from stream.device import Device, DeviceError, open_device
+from stream.gpu.finder import DeviceFinder
+from stream.infer import ColumnFinder
+from stream.phantom import Phantom
+from tests.helpers.host_device import HostDevice
+
+NAME = "au-on-oxide-hrtem-fp32"
+
+
+def test_the_cpu_is_chosen_where_there_is_no_card_and_it_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert open_device("cpu").index is None
+    choice = open_device("auto")
+    assert choice.index is None
+    assert "CuPy does not import" in choice.reason
+    with pytest.raises(DeviceError, match=r"cuda:0 cannot be used: CuPy does not import.*hopscope\[gpu\]"):
+        open_device("cuda:0")
+    with pytest.raises(DeviceError, match="cuda:1 cannot be used"):
+        Device(1)
+    with pytest.raises(ValueError, match="unknown device"):
+        open_device("gpu")
+
+
+def test_a_card_that_can_be_used_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    runtime = SimpleNamespace(getDeviceCount=lambda: 2)
+    card = SimpleNamespace(is_available=lambda: True, cuda=SimpleNamespace(runtime=runtime))
+    monkeypatch.setitem(sys.modules, "cupy", card)  # type: ignore[arg-type]
+    assert open_device("auto").index == 0
+    assert open_device("cuda:1").index == 1
+    with pytest.raises(DeviceError, match="there are 2 GPUs, numbered from 0"):
+        open_device("cuda:2")
+    card.is_available = lambda: False
+    assert "finds no NVIDIA driver" in open_device("auto").reason
+
+
+@pytest.fixture(params=["host", pytest.param("gpu", marks=pytest.mark.gpu)])
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: Any) -> Any:
+    """A device, an engine on it, and the same engine on the CPU."""
+    with open_engine(NAME, threads=1) as on_cpu:
+        if request.param == "host":
+            with open_engine(NAME, threads=1) as other:
+                yield HostDevice(), other, on_cpu
+        elif find_gpu() is None:
+            pytest.skip("there is no GPU")
+        else:
+            monkeypatch.setenv(PLANS, str(tmp_path_factory.getbasetemp() / "plans"))
+            device = Device(0)
+            with open_engine(NAME, device=0, precision="fp32") as other:
+                yield device, other, on_cpu
+
+
+def payload(counts: np.ndarray, algorithm: Any = "bslz4") -> Any:
+    return encode(counts, algorithm), Encoding(counts.shape, counts.dtype, algorithm)
+
+
+def same(got: Columns | None, wanted: Columns, within_px: float = 0.01) -> None:
+    assert got is not None
+    assert len(got) == len(wanted) > 50
+    assert np.abs(got.yx_px - wanted.yx_px).max() <= within_px
+    np.testing.assert_allclose(got.score, wanted.score, atol=2e-3)
+    np.testing.assert_array_equal(got.kind, wanted.kind)
+
+
+@pytest.mark.parametrize("finer", [1, 2])
+def test_the_columns_are_the_cpus(both: tuple[Any, Engine, Engine], finer: int) -> None:
+    device, engine, on_cpu = both
+    phantom = Phantom(seed=11, shape_px=250, frames=4, dose_e_nm2=310_000)
+    pixel_size_nm = phantom.truth.pixel_size_nm / finer
+    frames = [phantom.render(i).repeat(finer, 0).repeat(finer, 1) for i in range(4)]
+    bad = np.zeros(frames[0].shape, bool)
+    bad[100:103] = True
+    finder = DeviceFinder(engine, device, frames[0].shape, frames[0].dtype, pixel_size_nm, 0.4, bad, most=3)
+    cpu = ColumnFinder(on_cpu, frames[0].shape, pixel_size_nm, 0.4)
+    wanted, images = zip(*[(c, i.copy()) for c, i in (cpu.find(f, bad) for f in frames)], strict=True)
+    finder.start([payload(f) for f in frames[:3]])
+    finder.start([payload(frames[3])])
+    np.testing.assert_allclose(finder.image(), images[3], atol=2e-2)
+    for got, one in zip(finder.fetch() + finder.fetch(), wanted, strict=True):
+        same(got, one, 0.02)
+    finder.start([payload(frames[1], "none"), payload(frames[0], "lz4")])
+    for got, one in zip(finder.fetch(), (wanted[1], wanted[0]), strict=True):
+        same(got, one, 0.02)
+
+
+def test_a_broken_payload_costs_itself_alone(both: tuple[Any, Engine, Engine]) -> None:
+    device, engine, _ = both
+    phantom = Phantom(seed=3, shape_px=128, frames=1)
+    good, encoding = payload(phantom.render(0))
+    finder = DeviceFinder(engine, device, (128, 128), encoding.dtype, 0.02, most=4)
+    inside = bytearray(good)
+    inside[16:40] = b"\xff" * 24  # the first block's first token: literals without end
+    with pytest.raises(WireError):
+        decode(bytes(inside), encoding)
+    finder.start([(good, encoding), (good[:-9], encoding), (bytes(inside), encoding), (good, encoding)])
+    first, short, junk, last = finder.fetch()
+    assert short is None
+    assert junk is None
+    assert first is not None
+    assert last is not None
+    np.testing.assert_array_equal(first.yx_px, last.yx_px)
+
+
+def test_what_cannot_be_started_or_fetched_is_refused(both: tuple[Any, Engine, Engine]) -> None:
+    device, engine, _ = both
+    frame = payload(np.full((64, 64), 9, np.uint16))
+    finder = DeviceFinder(engine, device, (64, 64), np.dtype("u2"), 0.02)
+    with pytest.raises(ValueError, match="no batch is under way"):
+        finder.fetch()
+    for wrong in ([], [frame, frame]):
+        with pytest.raises(ValueError, match="cannot start a batch"):
+            finder.start(wrong)
+    with pytest.raises(ValueError, match="another frame"):
+        finder.start([payload(np.zeros((64, 65), np.uint16))])
+    finder.start([frame])
+    finder.start([frame])
+    with pytest.raises(ValueError, match="with 2 under way"):
+        finder.start([frame])
+    for _ in range(2):
+        (columns,) = finder.fetch()
+        assert columns is not None
+        assert len(columns) == 0
+    with pytest.raises(ValueError, match="threshold"):
+        DeviceFinder(engine, device, (64, 64), np.dtype("u2"), 0.02, threshold=2.0)

@@ -1,0 +1,61 @@
+"""Networks run by torch from their ONNX files, on the CPU: the GPU's ones differ in the device alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from engines.gpu import Kept
+from engines.manifest import EngineMismatch
+from engines.precision import Precision, tolerance
+from engines.runtime import read_engine
+from engines.torch_graph import TorchNetwork
+from tests.helpers.tiny_engine import make_tiny_engine, tiny_maps
+from training.networks import NetworkName
+from training.untrained import write_untrained
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_it_gives_the_golden_output(precision: Precision) -> None:
+    manifest, network, path = read_engine("au-on-oxide-hrtem-fp32")
+    kept = Kept(TorchNetwork(network, precision, None))
+    with np.load(path.with_name(manifest.golden)) as golden:
+        difference = np.abs(kept.run(golden["input"]) - golden["output"]).max()
+    assert difference <= tolerance(manifest, precision)
+    if precision == "fp32":
+        assert difference < 1e-5
+
+
+def test_shapes_come_and_go(tmp_path: Path) -> None:
+    _, network, _ = read_engine(make_tiny_engine(tmp_path))
+    kept = Kept(TorchNetwork(network, "fp32", None))
+    rng = np.random.default_rng(3)
+    for _ in range(2):
+        for n in range(1, 8):
+            images = rng.normal(size=(1 + n % 3, 1, 8 * n, 72 - 8 * n)).astype("f4")
+            np.testing.assert_allclose(kept.run(images), tiny_maps(images), atol=1e-5)
+
+
+def test_what_it_cannot_run_is_refused() -> None:
+    _, network, _ = read_engine("au-on-oxide-hrtem")
+    with pytest.raises(EngineMismatch, match="choose the fp32 engine"):
+        TorchNetwork(network, "int8", None)
+    _, network, _ = read_engine("au-on-oxide-hrtem-fp32")
+    model = onnx.load_model_from_string(network)
+    model.graph.node[-1].op_type = "Sigmoid"
+    with pytest.raises(EngineMismatch, match="does not know Sigmoid"):
+        TorchNetwork(model.SerializeToString(), "fp32", None)
+    with pytest.raises(EngineMismatch, match=r"CuPy does not import|there is no GPU"):
+        TorchNetwork(network, "fp32", 0)
+
+
+@pytest.mark.parametrize("name", ["slim16_s2", "fn16_s2"])
+def test_untrained_networks_of_every_kind_run(name: NetworkName, tmp_path: Path) -> None:
+    path = write_untrained(name, tmp_path)
+    manifest, network, _ = read_engine(path)
+    with np.load(path.with_suffix(".npz")) as golden:
+        got = Kept(TorchNetwork(network, "fp32", None)).run(golden["input"])
+        assert np.abs(got - golden["output"]).max() <= manifest.golden_tolerance
