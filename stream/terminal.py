@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,6 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from stream.config import Settings
 
 ALARMED = 4
+DEFAULT_ENGINE = Settings().engine.name
+Json = Annotated[bool, typer.Option("--json", help="Print a machine-readable summary on stdout.")]
+Engine = Annotated[str, typer.Option(help="A shipped engine (see doctor) or the path of an .onnx file.")]
 console = Console(stderr=True)
 
 

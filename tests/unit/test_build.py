@@ -17,7 +17,8 @@ from engines.build import build_plan, profiles, read_plan
 from engines.manifest import EngineMismatch, Manifest
 from engines.precision import in_precision, possible_precision, tolerance
 from engines.runtime import MODELS, list_engines, read_engine
-from stream.cli import _shapes_yx, app
+from stream.cli import app
+from stream.cli_engines import _shapes_yx
 from tests.helpers.needs import lacking
 from tests.helpers.tiny_engine import make_tiny_engine
 
