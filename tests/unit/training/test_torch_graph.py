@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
+pytest.importorskip("torch")
+
 from engines.gpu import Kept
 from engines.manifest import EngineMismatch
 from engines.precision import Precision, tolerance
