@@ -164,6 +164,7 @@ def _squeeze(torch: Any, at: dict[str, Any], x: Any, axes: np.ndarray) -> Any:
 
 _OPERATIONS: dict[str, Callable[..., Any]] = {
     "Constant": lambda torch, at: None,
+    "Identity": lambda torch, at, x: x,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "MaxPool": _pool("max_pool2d"),

@@ -85,15 +85,15 @@ def measure_ceilings(device: Any, mib: int = 1024, side: int = 8192) -> Row:
     device.upload(host, room)
     upload_ms = _wall_ms(device, lambda: device.upload(host, room))
     found: Row = {
-        "copy_gb_per_s": round(2 * (mib << 20) / copy_ms / 1e6, 1),
-        "upload_gb_per_s": round(host.nbytes / upload_ms / 1e6, 2),
+        "copy_gb_per_s": _figure(2 * (mib << 20) / copy_ms / 1e6),
+        "upload_gb_per_s": _figure(host.nbytes / upload_ms / 1e6),
     }
     for kind, dtype in (("fp16", "f2"), ("fp32", "f4")):
         rng = np.random.default_rng(0)  # zeros would flatter: they cost less power
         x = device.put(rng.normal(size=(side, side)).astype(dtype))
         y, out = device.put(rng.normal(size=(side, side)).astype(dtype)), device.empty((side, side), dtype)
         ms = _timed(device, lambda x=x, y=y, out=out: device.matmul(x, y, out), 10)
-        found[f"matmul_{kind}_tflop_per_s"] = round(2 * side**3 / ms / 1e9, 2)
+        found[f"matmul_{kind}_tflop_per_s"] = _figure(2 * side**3 / ms / 1e9)
     return found
 
 
@@ -158,20 +158,20 @@ def _stages(
     }
     for stage, taken in times.items():
         ms = statistics.median(taken[3:])
-        row: Row = {**about, "what": "stage", "stage": stage, "batch": batch, "ms": round(ms, 4)}
+        row: Row = {**about, "what": "stage", "stage": stage, "batch": batch, "ms": _figure(ms)}
         if stage == "network":
             ceiling = ceilings[
                 "matmul_fp32_tflop_per_s" if about["precision"] == "fp32" else "matmul_fp16_tflop_per_s"
             ]
             row |= {
-                "tflop_per_s": round(flop / ms / 1e9, 2),
-                "of_ceiling": round(flop / ms / 1e9 / ceiling, 3),
+                "tflop_per_s": _figure(flop / ms / 1e9),
+                "of_ceiling": _figure(flop / ms / 1e9 / ceiling),
             }
         else:
             gb_per_s = least_bytes[stage] / ms / 1e6
             row |= {
-                "gb_per_s": round(gb_per_s, 1),
-                "of_ceiling": round(gb_per_s / ceilings["copy_gb_per_s"], 3),
+                "gb_per_s": _figure(gb_per_s),
+                "of_ceiling": _figure(gb_per_s / ceilings["copy_gb_per_s"]),
             }
         yield row
 
@@ -255,6 +255,11 @@ def save(rows: Sequence[Row], folder: Path) -> Path:
     path = folder / f"bench-{card}.json"
     path.write_text(json.dumps(list(rows), indent=1) + "\n", encoding="utf-8")
     return path
+
+
+def _figure(value: float) -> float:
+    """Four digits: more is noise, and fewer decimals would make a slow card's rates zero."""
+    return float(f"{value:.4g}")
 
 
 def _timed(device: Any, work: Callable[[], object], repeats: int = REPEATS) -> float:

@@ -20,6 +20,7 @@ _GATE = 0.25  # of the spacing: a column further from a site than this is no par
 _ALPHA = 0.05  # of the running mean of unpartnered points
 _LEAP = 0.2  # of the spacing, from one frame to the next: so far a lattice is easily mistaken by one column
 _TURNING = 12  # matched columns needed to tell a turn
+_ENOUGH = 600  # columns looked at for that
 _CHANCE = 1.5  # standard errors of a turn that are taken for chance
 
 
@@ -99,6 +100,7 @@ def _turn(yx: np.ndarray, reference: np.ndarray, centre: np.ndarray, gate: float
     Least squares over partners, those far off left out; what could be chance is taken off, so that noise makes no
     turn and a slow one is followed a little later.
     """
+    yx = np.ascontiguousarray(yx[:: 1 + len(yx) // _ENOUGH])
     partner, _ = nearest(yx, reference, gate)
     found = np.flatnonzero(partner >= 0)
     if len(found) < _TURNING:
