@@ -31,11 +31,16 @@ def train(
 ) -> None:
     """Train a network on simulated images and export it as an engine (needs the training extra)."""
     with _training_extra():
+        from training.exitwave import CacheError
         from training.export import export as export_engine
-        from training.recipe import load_recipe
+        from training.recipe import RecipeError, load_recipe
+        from training.train import TrainingError
         from training.train import train as run
-    checkpoint = run(recipe, out, cache=cache, resume=resume, start_from=start_from)
-    written = export_engine(checkpoint, load_recipe(recipe).name, out, cache=cache)
+    try:
+        checkpoint = run(recipe, out, cache=cache, resume=resume, start_from=start_from)
+        written = export_engine(checkpoint, load_recipe(recipe).name, out, cache=cache)
+    except (RecipeError, TrainingError, CacheError) as error:
+        raise SettingsError(str(error)) from None
     tell({"checkpoint": str(checkpoint), "engines": [str(path) for path in written]}, as_json)
 
 
@@ -63,6 +68,7 @@ def evaluate(
 ) -> None:
     """Measure an engine on simulated images no training has seen, and write a report (needs the training extra)."""
     with _training_extra():
+        from training.exitwave import CacheError
         from training.measure import Reader
         from training.recipe import RecipeError, load_recipe, recipe_named
         from training.report import evaluate_engine, validation_subjects
@@ -75,27 +81,26 @@ def evaluate(
         manifests, readers = {}, {}
         for name in (engine, *(against or ())):
             one = opened.enter_context(open_engine(name, backend))
-            label = (
-                name if one.manifest.name in readers else one.manifest.name
-            )  # two of one name: as asked for
+            # two of one name: the second as it was asked for
+            label = name if one.manifest.name in readers else one.manifest.name
             manifests[label] = one.manifest
             readers[label] = Reader(partial(ColumnFinder, one), one.manifest.threshold)
         try:
             followed = load_recipe(recipe or recipe_named(next(iter(manifests.values())).recipe))
-        except RecipeError as error:
+            subjects = validation_subjects(followed, cache, specimens)
+            with progress_bar() as progress:
+                task = progress.add_task("images", total=draws * len(subjects[0]))
+                report = evaluate_engine(
+                    followed,
+                    subjects,
+                    readers,
+                    manifests,
+                    out,
+                    draws=draws,
+                    on_shot=lambda: progress.advance(task),
+                )
+        except (RecipeError, CacheError) as error:
             raise SettingsError(str(error)) from None
-        subjects = validation_subjects(followed, cache, specimens)
-        with progress_bar() as progress:
-            task = progress.add_task("images", total=draws * len(subjects[0]))
-            report = evaluate_engine(
-                followed,
-                subjects,
-                readers,
-                manifests,
-                out,
-                draws=draws,
-                on_shot=lambda: progress.advance(task),
-            )
     tell({"report": str(out / "report.md"), "usable": report["sets"]["usable"]["images"]}, as_json)
 
 

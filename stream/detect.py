@@ -108,7 +108,7 @@ def _rows(
     """The rows of one file; None once per frame."""
     with open_recording(image) as recording:
         header = recording.header
-        size_nm = pixel_size_nm or header.pixel_size_nm
+        size_nm = header.pixel_size_nm if pixel_size_nm is None else pixel_size_nm
         if size_nm is None:
             raise CalibrationError(
                 f"the pixel size of {image} is not known: expected it in the file, found none there; "

@@ -47,7 +47,7 @@ def write_result(path: Path) -> None:
             tracked = tracker.update(index, index * 10**8, yx_px, score)
             result.add_frame(Seen(index, index * 10**8, 0, columns, np.zeros((1, 1)), tracked, {}))
         result.add_events(tracker.finish())
-        result.finish(tracker, tracker.maps())
+        result.finish(tracker)
 
 
 def test_trackpy_reads_the_tracks_of_a_result_and_finds_the_same_displacements(tmp_path: Path) -> None:

@@ -48,6 +48,13 @@ def test_an_engine_that_does_not_fit_names_both_samplings(tmp_path: Path) -> Non
     assert "0.018 to 0.022 nm/px" in done.stderr
 
 
+def test_a_pixel_size_of_nothing_is_refused_although_the_file_says_one(tmp_path: Path) -> None:
+    hopscope("simulate", "--out", "m.h5", "--frames", "1", "--shape", "256", folder=tmp_path)
+    done = hopscope("detect", "m.h5", "--csv", "out.csv", "--pixel-size-nm", "0", folder=tmp_path)
+    assert done.returncode == 3
+    assert "above 0, got 0" in done.stderr
+
+
 def test_simulate_replay_export_hang_together(tmp_path: Path) -> None:
     made = hopscope(
         "simulate", "--out", "m.h5", "--frames", "40", "--shape", "256", "--json", folder=tmp_path

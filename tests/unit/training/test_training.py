@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("abtem")
 
 import training.train as training_run
+from stream.cli import main
 from stream.normalize import normalize_exact
 from training.baseline import tuned_log
 from training.dataset import TrainingImages, Truth, draw_scene, photograph, training_waves, validation_waves
@@ -216,3 +217,15 @@ def test_the_curves_are_written(cache, tmp_path):
     assert int(curve[-1]["step"]) == 4
     validation = list(csv.DictReader((tmp_path / "out/validation.csv").open()))
     assert 0 <= float(validation[-1]["f1_310_e_angstrom2"]) <= 1
+
+
+def test_the_command_refuses_a_recipe_it_cannot_follow(tmp_path, capsys, monkeypatch):
+    (tmp_path / "r.toml").write_text('name = "x"\n[train]\nsteps = 0\n')
+    monkeypatch.setattr(
+        "sys.argv", ["hopscope", "train", str(tmp_path / "r.toml"), "--out", str(tmp_path / "o")]
+    )
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 3
+    assert "train.steps" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
