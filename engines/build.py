@@ -7,6 +7,7 @@ both are used strongly typed.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import importlib
 import importlib.util
@@ -14,7 +15,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -246,6 +248,33 @@ def _build(
     say: Say,
 ) -> bytes:
     """Parse, profile, build."""
+    with _no_garbage_collection():
+        return _parse_and_build(trt, manifest, network, facts, gpu, cache, say)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """TensorRT calls our logger while it holds a lock of its own; were an old builder collected then, it would wait
+    for that lock for ever."""
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _parse_and_build(
+    trt: Any,
+    manifest: Manifest,
+    network: bytes,
+    facts: PlanFacts,
+    gpu: Gpu | None,
+    cache: Path | None,
+    say: Say,
+) -> bytes:
     heard: list[str] = []
     logger = _logger(trt, heard)
     builder = trt.Builder(logger)

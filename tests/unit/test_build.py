@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 from pathlib import Path
@@ -203,6 +204,25 @@ def test_a_broken_graph_is_refused_with_the_layers_name(tmp_path: Path) -> None:
     renamed.graph.node[-1].output[0] = renamed.graph.output[0].name = "maps"
     assert "expected input and output named" in refused(renamed)
     assert "holds no network" in refused(b"this is no network")
+
+
+@pytest.mark.trt
+@pytest.mark.usefixtures("rtx")
+def test_garbage_of_a_failed_build_does_not_stop_the_next(tmp_path: Path) -> None:
+    """An old builder, collected while TensorRT logs, would wait for ever: here every allocation collects."""
+    manifest, network, _ = read_engine(make_tiny_engine(tmp_path))
+    broken = b"this is no network"
+    changed = manifest.model_copy(update={"sha256": hashlib.sha256(broken).hexdigest()})
+    thresholds = gc.get_threshold()
+    gc.set_threshold(1, 1, 1)
+    try:
+        for _ in range(3):
+            with pytest.raises(EngineMismatch):
+                build_plan(changed, broken, tmp_path, shapes_yx=[(64, 64)], flavour="tensorrt-rtx")
+            build_plan(manifest, network, tmp_path / "plans", shapes_yx=[(64, 64)], flavour="tensorrt-rtx")
+    finally:
+        gc.set_threshold(*thresholds)
+    assert gc.isenabled()
 
 
 @pytest.mark.trt
