@@ -19,12 +19,11 @@ from typing import Any, Literal
 
 import imagecodecs
 import numpy as np
-from numba import njit
 
 Algorithm = Literal["none", "lz4", "bslz4"]
 
 _codecs: Any = imagecodecs  # its type stubs know no memoryview
-_FRAMING = struct.Struct(">QI")
+FRAMING = struct.Struct(">QI")
 _LENGTH = struct.Struct(">I")
 _BLOCK_BYTES = 8192  # bitshuffle's own default
 _LEAST_BLOCK_BYTES = 128  # bitshuffle's smallest; with crumbs a payload could keep its reader busy for ever
@@ -84,7 +83,7 @@ def decode(payload: memoryview | bytes, encoding: Encoding, out: memoryview | No
     if encoding.algorithm == "none":
         target[:] = source
     else:
-        _decode_blocks(source, target, _block_bytes(source, encoding), encoding)
+        _decode_blocks(source, target, block_bytes(source, encoding), encoding)
     return np.frombuffer(target, encoding.dtype).reshape(encoding.shape_yx)
 
 
@@ -106,64 +105,7 @@ def check(payload: memoryview | bytes, encoding: Encoding) -> None:
     elif size > _LZ4_BEST_RATIO * len(source):
         raise WireError(f"{len(source)} bytes of {encoding.algorithm}, too few for {_said(encoding)}")
     else:
-        _block_bytes(source, encoding)
-
-
-@dataclass(frozen=True, slots=True)
-class BlockTable:
-    """Where the blocks of a bslz4 payload lie.
-
-    Attributes
-    ----------
-    start, length : (blocks,) u4, bytes of each compressed block in the payload.
-    block : decoded bytes of every block but the last.
-    head : decoded bytes in blocks; `tail` more follow in the payload as they are, from `tail_at` on.
-    """
-
-    start: np.ndarray
-    length: np.ndarray
-    block: int
-    head: int
-    tail: int
-    tail_at: int
-
-
-def block_starts(payload: memoryview | bytes, encoding: Encoding) -> BlockTable:
-    """The blocks of a bslz4 payload, every one of them inside it.
-
-    Raises
-    ------
-    WireError
-        If there are not exactly enough of them.
-    """
-    check(payload, encoding)
-    source = np.frombuffer(payload, np.uint8)
-    size, block = encoding.frame_bytes, _block_bytes(memoryview(payload).cast("B"), encoding)
-    tail = size % (8 * encoding.dtype.itemsize)
-    head = size - tail
-    block = min(block, head) or 1
-    start = np.empty(-(-head // block), np.uint32)
-    length = np.empty_like(start)
-    end = _find_blocks(source, _FRAMING.size, start, length)
-    if end < 0:
-        raise WireError(f"the payload ends at byte {len(source)}, before its last block")
-    if len(source) - end != tail:
-        raise WireError(f"{len(source) - end} bytes after the last block; expected {tail}")
-    return BlockTable(start, length, block, head, tail, end)
-
-
-@njit(cache=True, nogil=True)
-def _find_blocks(source, at, start, length):
-    """Walk from length to length; where the last block ends, or -1 if it is not all there."""
-    for i in range(len(start)):
-        if at + 4 > len(source):
-            return -1
-        size = np.int64(0)
-        for k in range(4):
-            size = (size << 8) | np.int64(source[at + k])
-        start[i], length[i] = at + 4, size
-        at += 4 + size
-    return at if at <= len(source) else -1
+        block_bytes(source, encoding)
 
 
 def encode(counts: np.ndarray, algorithm: Algorithm) -> bytes:
@@ -182,7 +124,7 @@ def encode(counts: np.ndarray, algorithm: Algorithm) -> bytes:
         return bytes(_codecs.lz4h5_encode(plain, blocksize=min(len(plain), 1 << 30)))
     itemsize = counts.itemsize
     head = len(plain) - len(plain) % (8 * itemsize)
-    parts: list[bytes | memoryview] = [_FRAMING.pack(len(plain), _BLOCK_BYTES)]
+    parts: list[bytes | memoryview] = [FRAMING.pack(len(plain), _BLOCK_BYTES)]
     for start in range(0, head, _GROUP_BYTES):
         group = plain[start : min(start + _GROUP_BYTES, head)]
         shuffled = _codecs.bitshuffle_encode(group, itemsize=itemsize, blocksize=_BLOCK_BYTES // itemsize)
@@ -191,12 +133,12 @@ def encode(counts: np.ndarray, algorithm: Algorithm) -> bytes:
     return b"".join(parts)
 
 
-def _block_bytes(source: memoryview, encoding: Encoding) -> int:
+def block_bytes(source: memoryview, encoding: Encoding) -> int:
     """Decoded bytes of a block, from the framing."""
     size = encoding.frame_bytes
-    if len(source) < _FRAMING.size:
-        raise WireError(f"a payload of {len(source)} bytes; its framing alone needs {_FRAMING.size}")
-    said, block = _FRAMING.unpack_from(source)
+    if len(source) < FRAMING.size:
+        raise WireError(f"a payload of {len(source)} bytes; its framing alone needs {FRAMING.size}")
+    said, block = FRAMING.unpack_from(source)
     if said == 0 and block == 0:  # some senders leave the framing blank
         return _BLOCK_BYTES
     if said != size:
@@ -219,7 +161,7 @@ def _decode_blocks(source: memoryview, target: memoryview, block: int, encoding:
 
     group = max(1, _GROUP_BYTES // block) * block
     scratch = memoryview(bytearray(min(group, head))) if shuffled else target
-    at = _FRAMING.size
+    at = FRAMING.size
     for start in range(0, head, group):
         stop = min(start + group, head)
         lengths, end = _block_lengths(source, at, -(-(stop - start) // block))
@@ -255,7 +197,7 @@ def _block_lengths(source: memoryview, at: int, blocks: int) -> tuple[list[int],
 
 
 def _lz4_group(blocks: memoryview, decoded: memoryview, block: int) -> None:
-    framed = b"".join((_FRAMING.pack(len(decoded), block), blocks))
+    framed = b"".join((FRAMING.pack(len(decoded), block), blocks))
     try:
         got = len(_codecs.lz4h5_decode(framed, out=decoded))
     except imagecodecs.Lz4h5Error as error:
@@ -285,10 +227,10 @@ def _lz4_blocks(shuffled: bytes) -> list[bytes | memoryview]:
     """The blocks of a group, compressed, each behind its length."""
     framed = memoryview(_codecs.lz4h5_encode(shuffled, blocksize=_BLOCK_BYTES))
     blocks = -(-len(shuffled) // _BLOCK_BYTES)
-    lengths, _ = _block_lengths(framed, _FRAMING.size, blocks)
+    lengths, _ = _block_lengths(framed, FRAMING.size, blocks)
     last = len(shuffled) - (blocks - 1) * _BLOCK_BYTES
     if _BLOCK_BYTES not in lengths[:-1] and lengths[-1] != last:
-        return [framed[_FRAMING.size :]]
+        return [framed[FRAMING.size :]]
     parts: list[bytes | memoryview] = []  # some are stored plain, which only the lz4 filter allows
     for start in range(0, len(shuffled), _BLOCK_BYTES):
         block = _codecs.lz4_encode(shuffled[start : start + _BLOCK_BYTES])

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from stream.codecs import Encoding, WireError, block_starts, check, decode
+from stream.codecs import Encoding, WireError, check, decode
+from stream.gpu.blocks import block_starts
 
 LARGEST_BLOCK = 8192  # decoded bytes that a warp's share of fast memory holds; bitshuffle's own default
 TO_F4 = {"u1": "to_f4_u1", "i1": "to_f4_i1", "u2": "to_f4_u2", "i2": "to_f4_i2", "u4": "to_f4_u4",

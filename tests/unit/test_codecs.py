@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -202,3 +204,12 @@ def test_the_real_frame_agrees_with_bitshuffle() -> None:
     bitshuffle = pytest.importorskip("bitshuffle")
     oracle = bitshuffle.decompress_lz4(np.frombuffer(channel.payload, "u1")[12:], counts.shape, counts.dtype)
     assert np.array_equal(counts, oracle)
+
+
+def test_the_receiving_process_loads_no_compiler_and_no_science() -> None:
+    """It must start at once and stay small: numba alone is 60 MiB and a second."""
+    asked = (
+        "import sys, stream.acquire; print([m for m in ('numba', 'scipy', 'openvino') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
