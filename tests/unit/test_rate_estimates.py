@@ -68,7 +68,8 @@ def test_rates_are_unbiased_and_their_intervals_honest(rate):
 
 
 TOO_FAST = pytest.mark.xfail(
-    strict=True, reason="rates learned online come out 4.6 % low there, and 81 % of the intervals hold the truth"
+    strict=True,
+    reason="rates learned online come out 4.6 % low there, and 81 % of the intervals hold the truth",
 )
 
 
