@@ -184,7 +184,8 @@ def build_plan(
         return path, facts
     say(f"building {path.name}: {stale}; this takes up to some minutes")
     cache = folder / f"timing.{flavour}.{facts.version}.{card}.cache" if flavour == "tensorrt" else None
-    plan = _build(trt, manifest, in_precision(network, manifest, precision), facts, gpu, cache, say)
+    with _no_garbage_collection():
+        plan = _build(trt, manifest, in_precision(network, manifest, precision), facts, gpu, cache, say)
     _write(path, plan)
     described = {**asdict(facts), "plan_sha256": hashlib.sha256(plan).hexdigest()}
     _write(path.with_suffix(".json"), json.dumps(described, indent=1).encode())
@@ -248,33 +249,6 @@ def _build(
     say: Say,
 ) -> bytes:
     """Parse, profile, build."""
-    with _no_garbage_collection():
-        return _parse_and_build(trt, manifest, network, facts, gpu, cache, say)
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """TensorRT calls our logger while it holds a lock of its own; were an old builder collected then, it would wait
-    for that lock for ever."""
-    was_on = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
-def _parse_and_build(
-    trt: Any,
-    manifest: Manifest,
-    network: bytes,
-    facts: PlanFacts,
-    gpu: Gpu | None,
-    cache: Path | None,
-    say: Say,
-) -> bytes:
     heard: list[str] = []
     logger = _logger(trt, heard)
     builder = trt.Builder(logger)
@@ -318,6 +292,20 @@ def _parse_and_build(
     if cache is not None:
         _write(cache, bytes(config.get_timing_cache().serialize()))
     return bytes(plan)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """TensorRT calls our logger while it holds a lock of its own; were an old builder collected then, it would wait
+    for that lock for ever."""
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _parser_errors(parser: Any) -> str:
