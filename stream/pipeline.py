@@ -153,9 +153,12 @@ class Analysis:
         noise = np.random.default_rng(0).poisson(10, WARM_UP_SHAPE_YX).astype(np.uint16)
         lattice = 14.0 * np.argwhere(np.ones((30, 30)))
         tracker = Tracker(WARM_UP_SHAPE_YX, nominal_nm, 1.0)
-        for index in range(2 * self.settings.tracking.lag_frames):
+        for index in range(4 * self.settings.tracking.lag_frames):
             _, image = finder.find(noise)
-            tracker.update(index, index * 10**9, lattice[index % 3 :], None, Picture(image))
+            there = np.delete(lattice, index // 10, axis=0)  # one after the other comes and goes
+            leap_px = 5.0 * (index >= 2 * self.settings.tracking.lag_frames)
+            tracker.update(index, index * 10**9, there + leap_px, None, Picture(image))
+        tracker.finish()
         tracker.maps()
 
     def state(self) -> dict[str, np.ndarray]:
