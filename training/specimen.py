@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from training.support import Slab, amorphous_carbon, ceria
+from training.support import Slab, SupportKind, make_support
 
 ZoneAxis = Literal["100", "110", "111"]
 
@@ -42,6 +42,7 @@ class SpecimenSettings(BaseModel):
     thermal_angstrom : rms vibration of an atom along each axis; it blurs the potential (Debye-Waller), for an exposure
         sees the average of very many vibrations.
     disorder_angstrom : rms displacement of an atom along each axis that stays.
+    supports : which, each as likely as it is named often.
     support_fraction, empty_fraction : of all specimens, those with a support, and those without a particle.
     stirred_fraction : of the particles, those whose columns are taken away and added (`stir_columns`).
     """
@@ -53,9 +54,10 @@ class SpecimenSettings(BaseModel):
     side_px: int = Field(320, ge=64, multiple_of=8)
     sampling_angstrom_px: tuple[float, float] = (0.18, 0.22)
     diameter_angstrom: tuple[float, float] = (18.0, 46.0)
-    tilt_deg: tuple[float, float] = (0.0, 3.0)
+    tilt_deg: tuple[float, float] = (0.0, 5.0)
     thermal_angstrom: tuple[float, float] = (0.07, 0.11)
     disorder_angstrom: tuple[float, float] = (0.0, 0.03)
+    supports: tuple[SupportKind, ...] = Field(("ceria", "titania", "carbon"), min_length=1)
     support_fraction: float = Field(0.7, ge=0, le=1)
     empty_fraction: float = Field(0.08, ge=0, le=1)
     stirred_fraction: float = Field(0.0, ge=0, le=1)
@@ -244,8 +246,8 @@ def make_specimen(settings: SpecimenSettings, seed: int) -> Specimen:
 
     slab = None
     if supported:
-        make_slab = ceria if rng.random() < 0.65 else amorphous_carbon
-        slab, keep = _place_support(rng, make_slab, xyz, side, empty)
+        support = settings.supports[rng.integers(len(settings.supports))]
+        slab, keep = _place_support(rng, support, xyz, side, empty)
         xyz, column, in_lattice = xyz[keep], column[keep], in_lattice[keep]
         kind += f", {slab.kind}"
 
@@ -281,7 +283,7 @@ def make_specimen(settings: SpecimenSettings, seed: int) -> Specimen:
     )
 
 
-def _place_support(rng, make_slab, particle, side, empty) -> tuple[Slab, np.ndarray]:
+def _place_support(rng, support: SupportKind, particle, side, empty) -> tuple[Slab, np.ndarray]:
     """A slab beside the particle or under it (in the beam), and which particle atoms it leaves."""
     keep = np.ones(len(particle), bool)
     thickness = rng.uniform(12, 45)
@@ -292,7 +294,7 @@ def _place_support(rng, make_slab, particle, side, empty) -> tuple[Slab, np.ndar
         edge = rng.uniform(-0.4, 0.4) * side if empty else depth.max() * rng.uniform(0.3, 0.95)
         keep = depth <= edge
         centre_z = rng.uniform(-8, 8)
-        slab = make_slab(rng, side, (centre_z - thickness / 2, centre_z + thickness / 2), outward, edge + 2.2)
+        slab = make_support(support, rng, side, (centre_z - thickness / 2, centre_z + thickness / 2), outward, edge + 2.2)
         return slab._replace(kind=f"{slab.kind} beside"), keep
     thickness *= 0.6
     bottom = particle[:, 2].max() + 2.2 if rng.random() < 0.5 else particle[:, 2].min() - 2.2 - thickness
@@ -300,7 +302,7 @@ def _place_support(rng, make_slab, particle, side, empty) -> tuple[Slab, np.ndar
     if rng.random() < 0.5:  # the support ends somewhere in the picture
         angle = rng.uniform(0, 2 * np.pi)
         outward, edge = np.array([np.cos(angle), np.sin(angle)]), rng.uniform(-0.4, 0.1) * side
-    slab = make_slab(rng, side, (bottom, bottom + thickness), outward, edge)
+    slab = make_support(support, rng, side, (bottom, bottom + thickness), outward, edge)
     return slab._replace(kind=f"{slab.kind} under"), keep
 
 

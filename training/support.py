@@ -1,14 +1,15 @@
-"""What a particle stands on: slabs of ceria and of amorphous carbon, with a rough edge. Lengths in Å."""
+"""What a particle stands on: slabs of oxides and of amorphous carbon, with a rough edge. Lengths in Å."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from itertools import product
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-CERIA_LATTICE_ANGSTROM = 5.411
+SupportKind = Literal["ceria", "titania", "zirconia", "carbon"]
 
 
 class Slab(NamedTuple):
@@ -19,14 +20,40 @@ class Slab(NamedTuple):
     kind: str
 
 
-def ceria(
+class _Crystal(NamedTuple):
+    """An oxide: its right-angled cell in Å, the atoms in it, and (x, y) directions that put a zone axis in the beam."""
+
+    cell_angstrom: tuple[float, float, float]
+    numbers: list[int]
+    places: list[tuple[float, float, float]]  # in units of the cell
+    in_plane: list[tuple[tuple[int, int, int], tuple[int, int, int]]]
+
+
+_FLUORITE = [(0, 0, 0), (0, 0.5, 0.5), (0.5, 0, 0.5), (0.5, 0.5, 0), *product((0.25, 0.75), repeat=3)]
+_CUBIC_VIEWS = [((0, 1, 0), (0, 0, 1)), ((0, 0, 1), (1, -1, 0)), ((1, -1, 0), (1, 1, -2))]  # <100>, <110>, <111>
+_U = 0.3048  # where rutile's oxygen is
+_RUTILE = [(0, 0, 0), (0.5, 0.5, 0.5), (_U, _U, 0), (-_U, -_U, 0), (0.5 + _U, 0.5 - _U, 0.5), (0.5 - _U, 0.5 + _U, 0.5)]
+_CRYSTALS = {
+    "ceria": _Crystal((5.411, 5.411, 5.411), [58] * 4 + [8] * 8, _FLUORITE, _CUBIC_VIEWS),
+    "zirconia": _Crystal((5.09, 5.09, 5.09), [40] * 4 + [8] * 8, _FLUORITE, _CUBIC_VIEWS),
+    "titania": _Crystal(  # rutile, seen along [001], [100] and [110]
+        (4.594, 4.594, 2.959),
+        [22] * 2 + [8] * 4,
+        _RUTILE,
+        [((1, 0, 0), (0, 1, 0)), ((0, 1, 0), (0, 0, 1)), ((0, 0, 1), (1, -1, 0))],
+    ),
+}
+
+
+def make_support(
+    kind: SupportKind,
     rng: np.random.Generator,
     side_angstrom: float,
     z_angstrom: tuple[float, float],
     outward: np.ndarray,
     edge_angstrom: float,
 ) -> Slab:
-    """CeO2 (fluorite) filling the box beyond a rough edge; half of the slabs are in a zone axis.
+    """A slab of a support, filling the box beyond a rough edge; half of the crystalline ones are in a zone axis.
 
     Parameters
     ----------
@@ -34,39 +61,42 @@ def ceria(
     z_angstrom : first and last height of the slab along the beam.
     outward : (2,) unit vector in the image plane (x, y); the slab fills xy · outward > edge.
     """
-    if rng.random() < 0.5:
-        rows = np.array(
-            [((0, 1, 0), (0, 0, 1)), ((0, 0, 1), (1, -1, 0)), ((1, -1, 0), (1, 1, -2))][rng.integers(3)]
-        )
-        rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-        upright = Rotation.from_matrix([*rows, np.cross(rows[0], rows[1])])
-        tilt = Rotation.from_rotvec([*(rng.normal(0, np.deg2rad(1.5), 2)), 0])
-        turn = tilt * Rotation.from_rotvec([0, 0, rng.uniform(0, 2 * np.pi)]) * upright
-    else:
-        turn = Rotation.random(rng=rng)
+    if kind == "carbon":
+        return _amorphous_carbon(rng, side_angstrom, z_angstrom, outward, edge_angstrom)
+    crystal = _CRYSTALS[kind]
+    cell = np.array(crystal.cell_angstrom)
+    turn = _view(rng, crystal)
     middle = np.array([0, 0, sum(z_angstrom) / 2])
-    reach = np.hypot(side_angstrom / np.sqrt(2), (z_angstrom[1] - z_angstrom[0]) / 2) + CERIA_LATTICE_ANGSTROM
-    cells = np.arange(-np.ceil(reach / CERIA_LATTICE_ANGSTROM), np.ceil(reach / CERIA_LATTICE_ANGSTROM) + 1)
-    corners = np.stack(np.meshgrid(cells, cells, cells, indexing="ij"), -1).reshape(-1, 3)
-    corners = corners[(corners**2).sum(1) <= (reach / CERIA_LATTICE_ANGSTROM + 1) ** 2]
-    fcc = np.array([(0, 0, 0), (0, 0.5, 0.5), (0.5, 0, 0.5), (0.5, 0.5, 0)])
-    oxygen = np.stack(np.meshgrid(*[(0.25, 0.75)] * 3, indexing="ij"), -1).reshape(-1, 3)
-    basis = np.concatenate([fcc, oxygen])
-    numbers = np.tile(np.array([58] * 4 + [8] * 8), len(corners))
-    points = (corners[:, None] + basis).reshape(-1, 3) * CERIA_LATTICE_ANGSTROM
-    xyz = turn.apply(points + rng.uniform(0, CERIA_LATTICE_ANGSTROM, 3)) + middle
+    reach = np.hypot(side_angstrom / np.sqrt(2), (z_angstrom[1] - z_angstrom[0]) / 2) + cell.max()
+    cells = [np.arange(-np.ceil(reach / side), np.ceil(reach / side) + 1) for side in cell]
+    corners = np.stack(np.meshgrid(*cells, indexing="ij"), -1).reshape(-1, 3)
+    corners = corners[((corners * cell) ** 2).sum(1) <= (reach + cell.max()) ** 2]
+    points = (corners[:, None] + np.array(crystal.places)).reshape(-1, 3) * cell
+    xyz = turn.apply(points + rng.uniform(0, cell)) + middle
     inside = _inside(rng, xyz, side_angstrom, z_angstrom, outward, edge_angstrom)
-    return Slab(numbers[inside], xyz[inside], "ceria")
+    return Slab(np.tile(np.array(crystal.numbers), len(corners))[inside], xyz[inside], kind)
 
 
-def amorphous_carbon(
+def _view(rng: np.random.Generator, crystal: _Crystal) -> Rotation:
+    """How the crystal lies: near a zone axis (1.5° rms along each axis) or anyhow."""
+    if rng.random() < 0.5:
+        return Rotation.random(rng=rng)
+    views = np.array(crystal.in_plane) * np.array(crystal.cell_angstrom)
+    rows = views[rng.integers(len(views))]
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    upright = Rotation.from_matrix([*rows, np.cross(rows[0], rows[1])])
+    tilt = Rotation.from_rotvec([*(rng.normal(0, np.deg2rad(1.5), 2)), 0])
+    return tilt * Rotation.from_rotvec([0, 0, rng.uniform(0, 2 * np.pi)]) * upright
+
+
+def _amorphous_carbon(
     rng: np.random.Generator,
     side_angstrom: float,
     z_angstrom: tuple[float, float],
     outward: np.ndarray,
     edge_angstrom: float,
 ) -> Slab:
-    """Carbon at random, no two atoms closer than 1.2 Å, about 2 g/cm³; parameters as for `ceria`."""
+    """Carbon at random, no two atoms closer than 1.2 Å, about 2 g/cm³; parameters as for `make_support`."""
     volume = side_angstrom**2 * (z_angstrom[1] - z_angstrom[0])
     half = side_angstrom / 2
     xyz = rng.uniform([-half, -half, z_angstrom[0]], [half, half, z_angstrom[1]], (int(0.135 * volume), 3))

@@ -134,7 +134,7 @@ def test_a_step_is_the_same_whoever_makes_it(cache):
     assert not torch.equal(a[2][0], a[3][0])
 
 
-@pytest.mark.parametrize("name", ["slim16_s2", "slim24_s2", "fn16_s2", "fusionnet32"])
+@pytest.mark.parametrize("name", ["slim16_s2", "slim32_s2", "fn16_s2", "fusionnet32"])
 def test_networks_keep_their_promised_shapes(name):
     network = build_network(name).eval()
     n = network.multiple_of
