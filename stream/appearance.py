@@ -24,6 +24,10 @@ _PRIOR_FRAMES = (
 )  # that what is common to all sites stands for, against a site's own: least and most
 _SOME = 5  # sites, to tell how much they differ
 _ENOUGH_FRAMES = 8.0  # of a site, and
+_UNLIKE, _APART = (
+    4.0,
+    0.25,
+)  # a site in one state looks like the other: so many spreads, and that share of the contrast
 _ENOUGH_CONTRAST = 20.0  # site-frames behind the common contrast, before it is asked
 _NOISE_FRAMES = 2000.0  # site-frames of which the noise's covariance remembers
 _NOISE_SITES = 64  # looked at for it in one frame, at most
@@ -208,6 +212,8 @@ class Appearance:
         noise = self._noise / noise_frames
         noise = noise + _RIDGE * np.trace(noise) / self._samples * np.eye(self._samples)
 
+        frames, mean = self._set_right(mean, common, np.linalg.solve(noise, common), both)
+
         # what a site was not seen as is expected to differ from what it was by what is common to all
         known = both >= _ENOUGH_FRAMES
         alike = self._alike(own[known] - common, both[known], noise)
@@ -225,6 +231,39 @@ class Appearance:
         self._filter = (white * worth[:, None]).astype(np.float32)
         self._offset = np.einsum("kp,kp->k", self._filter, 0.5 * (empty + occupied))
         self._told = np.where(frames.sum(axis=0) >= _ENOUGH_FRAMES, strength * worth, 0.0)
+
+    def _set_right(
+        self, mean: np.ndarray, common: np.ndarray, white: np.ndarray, both: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Share out anew the record of sites that were seen in one state only, and look like the other.
+
+        A site that was held for empty while it was occupied would be so for ever: what it looks like would be how
+        an empty site looks there. But all empty sites look much alike, and so do occupied ones, along the contrast
+        that is common to them. Gives `_frames` and the means as they are now.
+        """
+        frames, known = self._frames, both >= _ENOUGH_FRAMES
+        if np.count_nonzero(known) < _SOME:
+            return frames, mean
+        level = mean @ (white / (common @ white))
+        typical = np.median(level[:, known], axis=1)
+        spread = 1.48 * np.median(np.abs(level[:, known] - typical[:, None]), axis=1)
+        gap = typical[1] - typical[0]
+        far = np.maximum(_UNLIKE * spread, _APART * gap)
+        one_sided = (frames.min(axis=0) < _ENOUGH_FRAMES) & (frames.max(axis=0) >= _ENOUGH_FRAMES)
+        mostly = np.argmax(frames, axis=0)
+        off = (level - typical[:, None]) * np.array([[1.0], [-1.0]])  # towards the other state
+        wrong = np.flatnonzero(one_sided & (np.take_along_axis(off, mostly[None], 0)[0] > far[mostly]))
+        if gap <= 0 or not len(wrong):
+            return frames, mean
+        total = frames[:, wrong].sum(axis=0)
+        overall = self._sum[:, wrong].sum(axis=0) / total[:, None]
+        at = overall @ (white / (common @ white))
+        share = np.clip((at - typical[0]) / gap, 0.0, 1.0)
+        empty = overall - ((at - typical[0]) * (share > 0))[:, None] * common
+        looks = np.stack([empty, empty + gap * common])
+        self._frames[:, wrong] = frames[:, wrong] = np.stack([1.0 - share, share]) * total
+        self._sum[:, wrong] = frames[:, wrong, None] * looks
+        return frames, self._sum / np.maximum(frames, 1e-9)[:, :, None]
 
     def _alike(self, differ: np.ndarray, frames: np.ndarray, noise: np.ndarray) -> float:
         """For how many frames of its own the common contrast stands: as many as make chance as large as what sites

@@ -138,8 +138,7 @@ class ColumnFinder:
             If shape or dtype are not as promised.
         """
         times = [time.perf_counter_ns()]
-        if not self._resampler.identity:
-            counts, bad_pixels = self._resampler(counts, bad_pixels), None  # bad pixels are NaN in it
+        counts, bad_pixels = self._resample(counts, bad_pixels)
         times.append(time.perf_counter_ns())
         image = self._normalize(counts, bad_pixels)
         times.append(time.perf_counter_ns())
@@ -151,6 +150,17 @@ class ColumnFinder:
             stage: end - start for stage, (start, end) in zip(STAGES, pairwise(times), strict=True)
         }
         return columns, image
+
+    def normalize(self, counts: np.ndarray, bad_pixels: np.ndarray | None = None) -> np.ndarray:
+        """The normalized image alone, as `find` gives it."""
+        return self._normalize(*self._resample(counts, bad_pixels))
+
+    def _resample(
+        self, counts: np.ndarray, bad_pixels: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        if self._resampler.identity:
+            return counts, bad_pixels
+        return self._resampler(counts, bad_pixels), None  # bad pixels are NaN in it
 
     def _normalize(self, image: np.ndarray, bad_pixels: np.ndarray | None) -> np.ndarray:
         """Write the normalized image into the batch; the padding stays zero."""

@@ -78,6 +78,24 @@ def couple(neighbours, alone, out):
 
 
 @njit(cache=True, nogil=True)
+def switching(arrive, leave, beside):
+    """Turn `beside` (2, rows, m), as `couple` fills it, into the chances of a site to fill and to empty."""
+    for w in range(beside.shape[1]):
+        for k in range(beside.shape[2]):
+            beside[0, w, k], beside[1, w, k] = _switches(
+                arrive[w, k], leave[w, k], beside[0, w, k], beside[1, w, k]
+            )
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _switches(arrive, leave, inflow, outflow):
+    """Chances to fill and to empty: by itself, or because a neighbour did the opposite."""
+    alone = _ALONE + (1.0 - _ALONE) * (arrive + leave)  # all, once in equilibrium
+    come, go = alone * arrive, alone * leave
+    return come + (1.0 - come) * min(inflow, 0.5), go + (1.0 - go) * min(outflow, 0.5)
+
+
+@njit(cache=True, nogil=True)
 def smooth(slots, arrive, leave, ratio, beside, start, out):
     """Smooth the second of `slots` with all later ones, switches being likelier where one beside is.
 
@@ -91,11 +109,7 @@ def smooth(slots, arrive, leave, ratio, beside, start, out):
         later = 1.0
         for w in range(len(slots) - 1, 0, -1):
             s = slots[w]
-            alone = _ALONE + (1.0 - _ALONE) * (arrive[s, k] + leave[s, k])  # all, once in equilibrium
-            come = alone * arrive[s, k]
-            come += (1.0 - come) * min(inflow[w, k], 0.5)
-            go = alone * leave[s, k]
-            go += (1.0 - go) * min(outflow[w, k], 0.5)
+            come, go = _switches(arrive[s, k], leave[s, k], inflow[w, k], outflow[w, k])
             weight = ratio[s, k] * later
             on, off = (1.0 - go) * weight + go, come * weight + 1.0 - come
             if w > 1:

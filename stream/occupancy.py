@@ -17,7 +17,7 @@ _FASTEST, _SLOWEST = 20.0, 0.1  # a site's rates stay within these multiples of 
 _PRIOR_SWITCHES = 1.0  # weight of the start value against a site's own record, in switches
 _SHORTEST = 200.0  # frames of a site's record that its rates are drawn from, or half of it if that is more:
 # what was made of the first frames, with rates that were only assumed, must not be held for what happened
-_FAST = 0.03  # rate × frame period from which one event in ten is missed
+FAST = 0.03  # rate × frame period from which one event in ten is missed
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,8 @@ class Occupancy:
     fast : (m,) bool, switches so often that more than one event in ten falls between the frames:
         rates are then too low.
     version : frames filtered so far.
+    worth : (m,) f8, how much the evidence says of the rates, against the same switches seen beyond doubt: 1 at high
+        dose. It widens the intervals.
     """
 
     p_occupied: np.ndarray
@@ -43,6 +45,7 @@ class Occupancy:
     departures: np.ndarray
     fast: np.ndarray
     version: int
+    worth: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +122,13 @@ class OccupancyFilter:
 
     def snapshot(self) -> Occupancy:
         """The occupancy as it is known now; copies."""
-        fast = np.any(self.rates_hz * self.frame_period_s > _FAST, axis=0)
+        fast = np.any(self.rates_hz * self.frame_period_s > FAST, axis=0)
         observed_s, occupied_s = self._time_s.copy()
         p = self.p_occupied.astype(np.float32)
         arrivals, departures = self._switches.copy()
-        return Occupancy(p, observed_s, occupied_s, arrivals, departures, fast, self._count)
+        return Occupancy(
+            p, observed_s, occupied_s, arrivals, departures, fast, self._count, np.ones(len(self))
+        )
 
     def _slot(self, back: int) -> int:
         """Where the update `back` updates ago is kept."""

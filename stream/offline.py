@@ -7,12 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from engines.runtime import open_engine
 from stream.config import Settings
 from stream.files import open_recording
+from stream.files.source import FileSource
 from stream.frame import Frame, Gap, SeriesEnd, WireError
+from stream.histories import Histories
 from stream.pipeline import Analysis
 from stream.tables import ResultFile
+
+_ROWS = 256  # frames looked at again before they are written
 
 
 def analyse_recording(
@@ -57,9 +63,9 @@ def analyse_recording(
                 elif isinstance(item, SeriesEnd):
                     break
             tracker = analysis.tracker
-            result.add_events(analysis.finish())
-            if tracker is not None:
-                result.finish(tracker)
+            _look_again(analysis, recording, result.histories, stopped)
+            analysis.finish()
+            events = result.finish(tracker) if tracker is not None else []
         seconds = time.perf_counter() - began_s
     report = analysis.report()
     analysed = report["counters"]["analysed"]
@@ -67,10 +73,35 @@ def analyse_recording(
         "file": str(out),
         "frames": analysed,
         **report["counters"],
+        "events": len(events),
+        "hops": sum(event.kind == "hop" for event in events),
         "gaps": report["gaps"],
         "seconds": round(seconds, 3),
         "frames_per_s": round(analysed / seconds, 2) if seconds else 0.0,
     }
+
+
+def _look_again(
+    analysis: Analysis, recording: FileSource, histories: Histories, stopped: Callable[[], bool]
+) -> None:
+    """Read the evidence of every frame once more: when it came in, the looks of the sites were not known so well."""
+    frames, done = histories.frame, 0
+    rows: list[np.ndarray] = []
+    for item in recording:
+        if done + len(rows) == len(frames) or stopped():
+            break
+        if not isinstance(item, Frame):
+            continue
+        row = done + len(rows)
+        if item.index == frames[row]:
+            rows.append(analysis.look_again(item, histories.shift(row)))
+        item.release()
+        if len(rows) == _ROWS:
+            histories.correct(done, np.stack(rows))
+            done, rows = done + len(rows), []
+    if rows:
+        histories.correct(done, np.stack(rows))
+    histories.corrected(done + len(rows))
 
 
 def _see_and_keep(analysis: Analysis, frame: Frame, result: ResultFile) -> None:

@@ -17,6 +17,7 @@ from engines.runtime import Engine
 from stream.appearance import Picture
 from stream.columns import Columns
 from stream.config import Settings
+from stream.drift import Shift
 from stream.frame import CalibrationError, Frame, Gap, SeriesHeader
 from stream.hopping import Hop
 from stream.infer import ColumnFinder
@@ -113,6 +114,19 @@ class Analysis:
         stage_ms = {name: ns / 1e6 for name, ns in self._finder.stage_ns.items()}
         stage_ms |= {"decode": (decoded_ns - started_ns) / 1e6, "track": (tracked_ns - found_ns) / 1e6}
         return Seen(frame.index, t_ns, frame.recv_ns, columns, image, tracked, stage_ms)
+
+    def look_again(self, frame: Frame, shift: Shift) -> np.ndarray:
+        """After `finish`: what one of the frames says of all sites, as `Tracker.look_again`.
+
+        Raises
+        ------
+        WireError
+            If its payload cannot be decoded.
+        """
+        if self._finder is None or self.tracker is None or self.header is None:
+            raise ValueError(f"frame {frame.index}: no series was followed that could be looked at again")
+        image = self._finder.normalize(frame.counts, self.header.bad_pixels)
+        return self.tracker.look_again(shift, Picture(image, self._finder.zoom_yx))
 
     def miss(self, gap: Gap) -> None:
         """Note frames that were not seen; the tracker knows from the next frame's time how long it was.

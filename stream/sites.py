@@ -136,6 +136,10 @@ class SiteMap:
         """(c, 2) f8, places that were seen but are not believed yet."""
         return self._candidates.yx_nm
 
+    def in_view(self, shift_yx_px: np.ndarray) -> np.ndarray:
+        """(m,) bool, the sites that a frame of that shift shows, away from its border."""
+        return self._visible(self.yx_nm, shift_yx_px)
+
     def code_before(self, frames: int) -> np.ndarray:
         """(m,) u1, what was seen of each site `frames` updates ago; 0 is the last."""
         return self._sites.code[-1 - frames]

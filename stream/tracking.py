@@ -21,6 +21,7 @@ from stream.sites import SiteMap
 
 _MEMORY = 10  # frames of which candidates keep what was seen
 _PROPOSE_EVERY = 20, 100  # frames: a tenth of all so far, within these
+_KNOWN_LOOKS = 1.0  # told: from there a picture is a better witness than whether a column was found
 _SURELY = 0.9  # occupied: columns whose lattice is continued
 
 
@@ -35,6 +36,10 @@ class Tracked:
     site_yx_px : (m, 2) f8, the sites in this frame's pixels.
     occupancy : of the sites, given the frames so far.
     evidence : (m,) f8, log P(this frame | occupied) / P(this frame | empty) of each site; 0 where not observed.
+    observed : (m,) bool.
+    born_log_ratio : (k, b) f8, evidence of the b sites that are new, the last of the m, in the k frames before, oldest
+        first; NaN where not observed.
+    born_empty_frames : (b,) f8, how many frames before those had the place in view, and nothing there.
     detected : (m,) bool, a column was found at the site in this frame.
     flipped : (m,) bool, raw flips: detected now and not when last observed, or the reverse.
     events : settled by this frame; they happened some frames ago.
@@ -45,6 +50,9 @@ class Tracked:
     site_yx_px: np.ndarray
     occupancy: Occupancy
     evidence: np.ndarray
+    observed: np.ndarray
+    born_log_ratio: np.ndarray
+    born_empty_frames: np.ndarray
     detected: np.ndarray
     flipped: np.ndarray
     events: list[Hop]
@@ -127,11 +135,10 @@ class Tracker:
         pixel_nm = self.sites.pixel_size_nm
         shift = self.drift.update(yx_px, reference_nm / pixel_nm, self.sites.spacing_px)
         lost = shift.lost and trusted
-        if trusted and not lost:
-            self._propose(frame)
+        born = [self._propose(frame)] if trusted and not lost else []
         sighting = self.sites.update(frame, shift.upright(yx_px), score, shift.yx_px, lost=lost)
 
-        self._make_room(sighting.history, sighting.empty_frames)
+        born.append(self._make_room(sighting.history, sighting.empty_frames))
         site_yx_px = shift.to_frame_px(self.sites.yx_nm / pixel_nm)
         observed = sighting.code != UNOBSERVED
         evidence = self.emission.log_ratio(sighting.code)
@@ -154,6 +161,9 @@ class Tracker:
             site_yx_px,
             self.occupancy.snapshot(),
             evidence,
+            observed,
+            np.concatenate([ratio for ratio, _ in born], axis=1),
+            np.concatenate([empty_frames for _, empty_frames in born]),
             sighting.code == DETECTED,
             flipped,
             events,
@@ -166,6 +176,24 @@ class Tracker:
         events = [event for smoothed in held for event in self.hopping.update(smoothed, neighbours)]
         return events + self.hopping.finish(neighbours)
 
+    def look_again(self, shift: Shift, picture: Picture) -> np.ndarray:
+        """After `finish`: what a picture says of all sites, now that their looks are known.
+
+        Parameters
+        ----------
+        shift, picture : of one of the frames, as they were then.
+
+        Returns
+        -------
+        (m,) f8, log P(picture | occupied) / P(picture | empty), NaN where the site is out of view; inf where its
+        looks never became known.
+        """
+        sites = self.sites
+        observed = sites.in_view(shift.yx_px) & (not shift.lost)
+        at_px = shift.to_frame_px(sites.yx_nm / sites.pixel_size_nm)
+        ratio, told = self.appearance.log_ratio(picture, at_px, observed, sites.spacing_px)
+        return np.where(told < _KNOWN_LOOKS, np.inf, np.where(observed, ratio, np.nan))
+
     def maps(self, nm_per_px: float | None = None) -> dict[str, SpecimenMap]:
         """The maps "events" and "occurrence"."""
         occupancy = self.occupancy.snapshot()
@@ -174,27 +202,33 @@ class Tracker:
             "occurrence": occurrence_map(self.sites, occupancy, nm_per_px),
         }
 
-    def _propose(self, frame: int) -> None:
+    def _propose(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
         """Follow the empty places of the lattice beside the columns as well: a column may come."""
         if frame < self._next_proposal:
-            return
+            return self._make_room(np.empty((self.sites.memory - 1, 0), np.uint8), np.empty(0))
         self._next_proposal = frame + int(np.clip(frame // 10, *_PROPOSE_EVERY))
         sites = self.sites
         surely = (self.occupancy.p_occupied > _SURELY) & ~sites.proposed
         known = np.concatenate([sites.yx_nm, sites.candidates_yx_nm])
         places = empty_places(sites.yx_nm[surely], known, sites.spacing_nm)
-        self._make_room(*sites.propose(places))
+        return self._make_room(*sites.propose(places))
 
-    def _make_room(self, history: np.ndarray, empty_frames: np.ndarray | float) -> None:
-        """Take new sites, the last of `sites`, into all other stages, with what was seen of them before."""
+    def _make_room(self, history: np.ndarray, empty_frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Take new sites, the last of `sites`, into all other stages, with what was seen of them before.
+
+        Returns
+        -------
+        `born_log_ratio` and `born_empty_frames` of them, as in `Tracked`.
+        """
         new = history.shape[1]
         if not new:
-            return
+            return np.empty(history.shape), empty_frames
         known = len(self.occupancy)
         self.emission.add(new)
         self.appearance.add(new)
         ratio = self.emission.log_ratio(history, known)
         self.occupancy.add(ratio, history != UNOBSERVED, empty_frames)
+        return np.where(history == UNOBSERVED, np.nan, ratio), empty_frames
 
     def _reference(self) -> tuple[np.ndarray, bool]:
         """Where columns are expected (k, 2) in nm, and whether not to find them means being lost.

@@ -294,7 +294,9 @@ def _place_support(rng, support: SupportKind, particle, side, empty) -> tuple[Sl
         edge = rng.uniform(-0.4, 0.4) * side if empty else depth.max() * rng.uniform(0.3, 0.95)
         keep = depth <= edge
         centre_z = rng.uniform(-8, 8)
-        slab = make_support(support, rng, side, (centre_z - thickness / 2, centre_z + thickness / 2), outward, edge + 2.2)
+        slab = make_support(
+            support, rng, side, (centre_z - thickness / 2, centre_z + thickness / 2), outward, edge + 2.2
+        )
         return slab._replace(kind=f"{slab.kind} beside"), keep
     thickness *= 0.6
     bottom = particle[:, 2].max() + 2.2 if rng.random() < 0.5 else particle[:, 2].min() - 2.2 - thickness
