@@ -102,7 +102,8 @@ def test_weak_evidence_is_worth_less_than_the_switches_it_speaks_of():
     certain, vague = (look_again(seen, alone, 1.0).occupancy.worth for seen in (strong, weak))
     assert np.median(certain) > 0.85
     assert np.median(vague) < 0.7
-    assert (vague > 0).all() and (certain <= 1).all()
+    assert (vague > 0).all()
+    assert (certain <= 1).all()
 
 
 def test_occupancy_given_all_frames_is_that_of_the_exact_sum_over_histories():
