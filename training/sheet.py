@@ -98,7 +98,7 @@ def cut(rng: np.random.Generator, net: Net, settings: SheetSettings) -> np.ndarr
     for _ in range(rng.integers(settings.holes[0], settings.holes[1] + 1)):
         radius = np.exp(rng.uniform(np.log(2.0), np.log(20.0)))
         kept_ring &= _depth(rng, net.ring_xy_angstrom, net.side_angstrom, radius) < 0
-    there = kept_ring[net.rings].any(1)
+    there: np.ndarray = np.any(kept_ring[net.rings], axis=1)
     if rng.random() < 0.5:
         most = settings.vacancies_per_nm2 * (net.side_angstrom / 10) ** 2
         there[rng.integers(len(there), size=int(rng.uniform(0, most + 1)))] = False

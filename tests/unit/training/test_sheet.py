@@ -73,9 +73,17 @@ def test_relaxing_mends_bonds_and_leaves_the_perfect_as_it_is():
     net = net_of(scattered(np.random.default_rng(1), 30.0).ring_xy_angstrom, 30.0).scaled()
     before, after = (np.linalg.norm(n.bonds(), axis=-1).std() for n in (net, relaxed(net, 30)))
     assert after < before / 2
+    bent = [np.abs(_cosines(n) + 0.5).mean() for n in (net, relaxed(net, 30))]
+    assert bent[1] < 1.3 * bent[0]  # not at the cost of the angles
     whole = boundary(np.random.default_rng(2), 40.0)
     again = relaxed(whole, 200)
     assert np.abs(np.linalg.norm(again.bonds() - whole.bonds(), axis=-1)).max() < 0.02
+
+
+def _cosines(net):
+    """Of the angles between bonds, (n, 3)."""
+    bonds = net.bonds() / np.linalg.norm(net.bonds(), axis=-1, keepdims=True)
+    return (bonds * np.roll(bonds, 1, axis=1)).sum(-1)
 
 
 def test_seeds_that_close_no_net_are_refused():
