@@ -5,14 +5,16 @@ from __future__ import annotations
 import tomllib
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from training.exitwave import WaveSettings
 from training.imaging import ImagingSettings
+from training.kinds import KINDS, SpecimenSettings
 from training.networks import NetworkName
-from training.specimen import SpecimenSettings
+from training.sheet import SheetSettings
+from training.specimen import ParticleSettings
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -26,6 +28,8 @@ class DataSettings(BaseModel):
     crop_px, batch : side and number of the images of a step.
     label_width_angstrom : w of the label maps.
     normalize_sigma_nm : width of the local normalization.
+    judged_atoms : columns of fewer atoms neither count when found nor when missed.
+    doses_e_angstrom2 : at which validation images are taken.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,6 +40,10 @@ class DataSettings(BaseModel):
     batch: int = Field(4, ge=1)
     label_width_angstrom: float = Field(0.5, gt=0)
     normalize_sigma_nm: float = Field(1.0, gt=0)
+    judged_atoms: int = Field(2, ge=1)
+    doses_e_angstrom2: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (1000.0, 310.0, 100.0, 30.0, 10.0), min_length=1
+    )
 
 
 class TrainSettings(BaseModel):
@@ -73,8 +81,8 @@ class Recipe(BaseModel):
 
     name: str
     engine: EngineSettings
-    specimen: SpecimenSettings = SpecimenSettings()
-    validation_specimen: SpecimenSettings = SpecimenSettings()
+    specimen: SpecimenSettings = ParticleSettings()
+    validation_specimen: SpecimenSettings = ParticleSettings()
     waves: WaveSettings = WaveSettings()
     imaging: ImagingSettings = ImagingSettings()
     data: DataSettings = DataSettings()
@@ -90,8 +98,19 @@ class Recipe(BaseModel):
         for key, section in (("specimen", self.specimen), ("validation_specimen", self.validation_specimen)):
             if self.data.crop_px > section.side_px:
                 raise ValueError(f"data.crop_px {self.data.crop_px} exceeds {key}.side_px {section.side_px}")
-            if section.sampling_angstrom_px[0] <= 0 or section.diameter_angstrom[0] <= 0:
-                raise ValueError(f"{key}: sampling and diameter must be positive")
+            if section.sampling_angstrom_px[0] <= 0:
+                raise ValueError(f"{key}: sampling_angstrom_px must be positive")
+            if isinstance(section, ParticleSettings) and section.diameter_angstrom[0] <= 0:
+                raise ValueError(f"{key}: diameter_angstrom must be positive")
+            if isinstance(section, SheetSettings) and not 0 <= section.holes[0] <= section.holes[1]:
+                raise ValueError(
+                    f"{key}: holes are from {section.holes[0]} to {section.holes[1]}: 0 <= fewest <= most"
+                )
+        if self.specimen.kind != self.validation_specimen.kind:
+            raise ValueError(
+                f"specimen is a {self.specimen.kind}, validation_specimen a {self.validation_specimen.kind}: "
+                "validation is on specimens of the kind that is trained on"
+            )
         if self.imaging.dose_e_angstrom2[0] <= 0:
             raise ValueError("imaging.dose_e_angstrom2 must be positive")
         return self
@@ -138,11 +157,12 @@ def recipe_named(name: str) -> Path:
 
 
 def _explain(item) -> str:
-    key = ".".join(map(str, item["loc"]))
+    path = [part for n, part in enumerate(item["loc"]) if n != 1 or part not in KINDS]  # [specimen] of a kind
+    key = ".".join(map(str, path))
     if item["type"] != "extra_forbidden":
         return f"{key + ': ' if key else ''}{item['msg']}, got {item['input']!r:.60}"
     section = Recipe
     for part in item["loc"][:-1]:
-        section = section.model_fields[part].annotation
+        section = KINDS[part] if part in KINDS else section.model_fields[part].annotation
     near = get_close_matches(str(item["loc"][-1]), section.model_fields, n=1, cutoff=0.0)
     return f"unknown key {key!r}, the nearest known is {near[0]!r}; correct or remove it"

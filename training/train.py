@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from training.dataset import DEFAULT_CACHE, TrainingImages, training_waves, validation_waves
-from training.evaluate import DOSES_E_ANGSTROM2, evaluate_network, validation_images
+from training.evaluate import evaluate_network, validation_images
 from training.losses import mean_squared_error, soft_cross_entropy
 from training.networks import build_network
 from training.recipe import Recipe, load_recipe
@@ -192,7 +192,7 @@ def _validate(network: nn.Module, judged, recipe: Recipe, step: int, path: Path)
     with path.open("a", newline="") as file:
         rows = csv.writer(file)
         if new:
-            rows.writerow(["step", *(f"f1_{dose:g}_e_angstrom2" for dose in DOSES_E_ANGSTROM2)])
+            rows.writerow(["step", *(f"f1_{dose:g}_e_angstrom2" for dose in scores)])
         rows.writerow([step, *(f"{score.f1:.4f}" for score in scores.values())])
     log.info("step %d: F1 %s", step, {f"{dose:g} e/Å²": round(score.f1, 4) for dose, score in scores.items()})
     network.train()
