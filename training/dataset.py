@@ -30,12 +30,21 @@ DEFAULT_CACHE = Path(__file__).parent / "cache"
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """The columns in one image: yx_px (n, 2) f8, atoms (n,) i8, and the image's pixel size."""
+    """The columns in one image: yx_px (n, 2) f8, atoms (n,) i8, and the image's pixel size.
+
+    `judged_atoms`: columns of fewer atoms neither count when found nor when missed.
+    """
 
     yx_px: np.ndarray
     atoms: np.ndarray
     sampling_nm: float
     kind: str
+    judged_atoms: int = 2
+
+    @property
+    def judged(self) -> np.ndarray:
+        """(n,) bool, the columns that count."""
+        return self.atoms >= self.judged_atoms
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +95,7 @@ def draw_scene(
     for attempt in range(_DRAWS):
         rng, generator = np.random.default_rng([*seed, attempt]), generator_for(*seed, attempt)
         conditions = draw_conditions(recipe.imaging, len(pending), energy_ev, generator)
-        moved = [_move(waves[i], rng) for i in pending]
+        moved = [_move(waves[i], rng, recipe.data.judged_atoms) for i in pending]
         sampling = torch.tensor([10 * truth.sampling_nm for _, truth in moved])
         images = torch.stack([torch.from_numpy(image) for image, _ in moved])
         intensity = optics(images, sampling, conditions, energy_ev, generator)
@@ -153,7 +162,7 @@ class TrainingImages(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]
         scene = draw_scene([self._waves[i] for i in chosen], recipe, [*seed, 2], crop)
         labels = [
             column_map(
-                truth.yx_px,
+                truth.yx_px[truth.atoms > 0],  # what contamination hides is not to be reported
                 (crop // self.stride, crop // self.stride),
                 recipe.data.label_width_angstrom / (10 * truth.sampling_nm),
                 self.stride,
@@ -163,7 +172,7 @@ class TrainingImages(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]
         return photograph(scene, recipe, [*seed, 3]), torch.from_numpy(np.stack(labels))[:, None]
 
 
-def _move(wave: ExitWave, rng: np.random.Generator) -> tuple[np.ndarray, Truth]:
+def _move(wave: ExitWave, rng: np.random.Generator, judged_atoms: int) -> tuple[np.ndarray, Truth]:
     """Roll a periodic exit wave, turn and mirror it, at random; the columns with it."""
     side = wave.wave.shape[0]
     shift = rng.integers(side, size=2)
@@ -175,7 +184,8 @@ def _move(wave: ExitWave, rng: np.random.Generator) -> tuple[np.ndarray, Truth]:
         if rng.random() < 0.5:
             image = np.flip(image, axis)
             yx = np.where(np.arange(2) == axis, side - 1 - yx, yx)
-    return np.ascontiguousarray(image), Truth(yx, wave.column_atoms, wave.sampling_nm, wave.kind)
+    truth = Truth(yx, wave.column_atoms, wave.sampling_nm, wave.kind, judged_atoms)
+    return np.ascontiguousarray(image), truth
 
 
 def _inside(truth: Truth, crop_px: int) -> Truth:
@@ -184,8 +194,8 @@ def _inside(truth: Truth, crop_px: int) -> Truth:
 
 
 def agreement(contrast: np.ndarray, truth: Truth) -> float:
-    """The share of the columns of two atoms or more that shows the commoner sign; 1 where there are none."""
-    y, x = np.rint(truth.yx_px[truth.atoms >= 2]).astype(int).T
+    """The share of the judged columns that shows the commoner sign; 1 where there are none."""
+    y, x = np.rint(truth.yx_px[truth.judged]).astype(int).T
     if len(y) == 0:
         return 1.0
     bright = float(np.mean(contrast[y % len(contrast), x % len(contrast)] > 0))

@@ -15,10 +15,8 @@ from training.dataset import Truth, draw_scene, photograph
 from training.exitwave import ExitWave
 from training.recipe import Recipe
 
-DOSES_E_ANGSTROM2 = (1000.0, 310.0, 100.0, 30.0, 10.0)
 VALIDATION = 4711  # seed of the validation images
 CANDIDATE = 0.05  # score from which a maximum is kept when thresholds are compared
-JUDGED_ATOMS = 2  # columns of fewer atoms neither count when found nor when missed
 
 
 @dataclass(frozen=True)
@@ -91,24 +89,27 @@ def pair(found_yx_px: np.ndarray, truth: Truth) -> tuple[np.ndarray, np.ndarray]
 
 
 def judge(found_yx_px: np.ndarray, truth: Truth) -> Score:
-    """The score of columns reported (n, 2); whoever reports a single atom is neither praised nor blamed."""
+    """The score of columns reported (n, 2); a column that is not judged brings neither praise nor blame."""
     i, j = pair(found_yx_px, truth)
-    judged = truth.atoms >= JUDGED_ATOMS
+    judged = truth.judged
     error = (found_yx_px[i] - truth.yx_px[j])[judged[j]] * truth.sampling_nm
     found = len(error)
     return Score(found, int(judged.sum()) - found, len(found_yx_px) - len(i), float((error**2).sum()), 1)
 
 
 def validation_images(
-    recipe: Recipe, waves: Sequence[ExitWave], doses: Iterable[float] = DOSES_E_ANGSTROM2, size: int = 10
+    recipe: Recipe, waves: Sequence[ExitWave], doses: Iterable[float] | None = None, size: int = 10
 ) -> dict[float, list[tuple[np.ndarray, Truth]]]:
-    """The same specimens under the same, usable conditions at every dose in e/Å²; the same at every call.
+    """The same specimens under the same, usable conditions at every dose in e/Å², the recipe's for None; the same at
+    every call.
 
     Returns
     -------
     Per dose, normalized images (ny, nx) f4 with their truth.
     """
-    shown: dict[float, list[tuple[np.ndarray, Truth]]] = {dose: [] for dose in doses}
+    shown: dict[float, list[tuple[np.ndarray, Truth]]] = {
+        dose: [] for dose in doses or recipe.data.doses_e_angstrom2
+    }
     for i in range(0, len(waves), size):
         scene = draw_scene(waves[i : i + size], recipe, [VALIDATION, i])
         for dose, images in shown.items():

@@ -5,16 +5,20 @@ from __future__ import annotations
 import tomllib
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from training.crystals import MONOLAYER_CLASSES, LatticeSettings
 from training.exitwave import WaveSettings
 from training.imaging import ImagingSettings
 from training.networks import NetworkName
 from training.specimen import SpecimenSettings
+from training.stem import StemSettings
 
 RECIPES = Path(__file__).parent / "recipes"
+_OF_WAVES = {"specimen", "validation_specimen", "waves", "imaging"}  # sections that STEM recipes do not read
+_OF_STEM = {"lattice", "validation_lattice"}  # sections that the others do not read
 
 
 class DataSettings(BaseModel):
@@ -26,6 +30,8 @@ class DataSettings(BaseModel):
     crop_px, batch : side and number of the images of a step.
     label_width_angstrom : w of the label maps.
     normalize_sigma_nm : width of the local normalization.
+    judged_atoms : columns of fewer atoms neither count when found nor when missed.
+    doses_e_angstrom2 : at which validation images are taken.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,6 +42,10 @@ class DataSettings(BaseModel):
     batch: int = Field(4, ge=1)
     label_width_angstrom: float = Field(0.5, gt=0)
     normalize_sigma_nm: float = Field(1.0, gt=0)
+    judged_atoms: int = Field(2, ge=1)
+    doses_e_angstrom2: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (1000, 310, 100, 30, 10), min_length=1
+    )
 
 
 class TrainSettings(BaseModel):
@@ -67,7 +77,11 @@ class EngineSettings(BaseModel):
 
 
 class Recipe(BaseModel):
-    """The whole recipe; `validation` overrides what a validation specimen is drawn from."""
+    """The whole recipe; `validation` overrides what a validation specimen is drawn from.
+
+    With a section [stem], images are drawn of `lattice` (and `validation_lattice`); without it, exit waves are
+    simulated of `specimen` and imaged.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -77,24 +91,58 @@ class Recipe(BaseModel):
     validation_specimen: SpecimenSettings = SpecimenSettings()
     waves: WaveSettings = WaveSettings()
     imaging: ImagingSettings = ImagingSettings()
+    stem: StemSettings | None = None
+    lattice: LatticeSettings = LatticeSettings()
+    validation_lattice: LatticeSettings = LatticeSettings()
     data: DataSettings = DataSettings()
     train: TrainSettings = TrainSettings()
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes of columns, without the background."""
+        return MONOLAYER_CLASSES if self.stem is not None and self.lattice.true_scale else ("column",)
+
+    @model_validator(mode="after")
+    def _possible_stem(self) -> Self:
+        if self.stem is not None:
+            _check_stem(self.stem, self.lattice, self.validation_lattice)
+        return self
+
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        for section in (self.specimen, self.validation_specimen, self.imaging):
+        stem = () if self.stem is None else (self.stem, self.lattice, self.validation_lattice)
+        for section in (self.specimen, self.validation_specimen, self.imaging, *stem):
             for key, value in section:
                 numbers = isinstance(value, tuple) and all(isinstance(item, float) for item in value)
                 if numbers and value[0] > value[1]:
                     raise ValueError(f"{key} is a range from {value[0]} down to {value[1]}: swap the two")
         for key, section in (("specimen", self.specimen), ("validation_specimen", self.validation_specimen)):
-            if self.data.crop_px > section.side_px:
+            if self.stem is None and self.data.crop_px > section.side_px:
                 raise ValueError(f"data.crop_px {self.data.crop_px} exceeds {key}.side_px {section.side_px}")
             if section.sampling_angstrom_px[0] <= 0 or section.diameter_angstrom[0] <= 0:
                 raise ValueError(f"{key}: sampling and diameter must be positive")
         if self.imaging.dose_e_angstrom2[0] <= 0:
             raise ValueError("imaging.dose_e_angstrom2 must be positive")
         return self
+
+
+def _check_stem(stem: StemSettings, lattice: LatticeSettings, validation: LatticeSettings) -> None:
+    """Raise ValueError for settings that cannot make an image, or that say two things."""
+    positive = (
+        "sampling_angstrom_px",
+        "fwhm_spacings",
+        "dose_e_angstrom2",
+        "collected",
+        "pixel_ratio",
+        "label_px",
+    )
+    for key in positive:
+        if getattr(stem, key)[0] <= 0:
+            raise ValueError(f"stem.{key} must be positive")
+    if lattice.spacing_px[0] < 4 or validation.spacing_px[0] < 4:
+        raise ValueError("spacing_px must be 4 or more: nearer columns are one in the label maps")
+    if lattice.true_scale != validation.true_scale:
+        raise ValueError("lattice has a true scale and validation_lattice has none, or the reverse")
 
 
 class RecipeError(ValueError):
@@ -111,13 +159,21 @@ def load_recipe(path: Path | str) -> Recipe:
     """
     path = Path(path)
     try:
-        return Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        written = tomllib.loads(path.read_text(encoding="utf-8"))
+        recipe = Recipe.model_validate(written)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{path} is not TOML: {error}") from error
     except ValidationError as error:
         raise RecipeError(
             f"{path} cannot be followed: {'; '.join(_explain(item) for item in error.errors())}"
         ) from error
+    unread = sorted((_OF_WAVES if recipe.stem else _OF_STEM) & written.keys())
+    if unread:
+        raise RecipeError(
+            f"{path} cannot be followed: [{unread[0]}] means nothing {'beside' if recipe.stem else 'without'} [stem]; "
+            f"{'remove one of the two' if recipe.stem else 'add it, or remove this'}"
+        )
+    return recipe
 
 
 def recipe_named(name: str) -> Path:
