@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from training.crystals import MONOLAYER_CLASSES, LatticeSettings
 from training.exitwave import WaveSettings
 from training.imaging import ImagingSettings
+from training.kinds import KINDS, SpecimenSettings
 from training.networks import NetworkName
-from training.specimen import SpecimenSettings
+from training.specimen import ParticleSettings
 from training.stem import StemSettings
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -44,7 +45,7 @@ class DataSettings(BaseModel):
     normalize_sigma_nm: float = Field(1.0, gt=0)
     judged_atoms: int = Field(2, ge=1)
     doses_e_angstrom2: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        (1000, 310, 100, 30, 10), min_length=1
+        (1000.0, 310.0, 100.0, 30.0, 10.0), min_length=1
     )
 
 
@@ -87,8 +88,8 @@ class Recipe(BaseModel):
 
     name: str
     engine: EngineSettings
-    specimen: SpecimenSettings = SpecimenSettings()
-    validation_specimen: SpecimenSettings = SpecimenSettings()
+    specimen: SpecimenSettings = ParticleSettings()
+    validation_specimen: SpecimenSettings = ParticleSettings()
     waves: WaveSettings = WaveSettings()
     imaging: ImagingSettings = ImagingSettings()
     stem: StemSettings | None = None
@@ -119,8 +120,15 @@ class Recipe(BaseModel):
         for key, section in (("specimen", self.specimen), ("validation_specimen", self.validation_specimen)):
             if self.stem is None and self.data.crop_px > section.side_px:
                 raise ValueError(f"data.crop_px {self.data.crop_px} exceeds {key}.side_px {section.side_px}")
-            if section.sampling_angstrom_px[0] <= 0 or section.diameter_angstrom[0] <= 0:
-                raise ValueError(f"{key}: sampling and diameter must be positive")
+            if section.sampling_angstrom_px[0] <= 0:
+                raise ValueError(f"{key}: sampling_angstrom_px must be positive")
+            if isinstance(section, ParticleSettings) and section.diameter_angstrom[0] <= 0:
+                raise ValueError(f"{key}: diameter_angstrom must be positive")
+        if self.specimen.kind != self.validation_specimen.kind:
+            raise ValueError(
+                f"specimen is a {self.specimen.kind}, validation_specimen a {self.validation_specimen.kind}: "
+                "validation is on specimens of the kind that is trained on"
+            )
         if self.imaging.dose_e_angstrom2[0] <= 0:
             raise ValueError("imaging.dose_e_angstrom2 must be positive")
         return self
@@ -194,11 +202,12 @@ def recipe_named(name: str) -> Path:
 
 
 def _explain(item) -> str:
-    key = ".".join(map(str, item["loc"]))
+    path = [part for n, part in enumerate(item["loc"]) if n != 1 or part not in KINDS]  # [specimen] of a kind
+    key = ".".join(map(str, path))
     if item["type"] != "extra_forbidden":
         return f"{key + ': ' if key else ''}{item['msg']}, got {item['input']!r:.60}"
     section = Recipe
     for part in item["loc"][:-1]:
-        section = section.model_fields[part].annotation
+        section = KINDS[part] if part in KINDS else section.model_fields[part].annotation
     near = get_close_matches(str(item["loc"][-1]), section.model_fields, n=1, cutoff=0.0)
     return f"unknown key {key!r}, the nearest known is {near[0]!r}; correct or remove it"

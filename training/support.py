@@ -31,11 +31,27 @@ class _Crystal(NamedTuple):
 
 
 _FLUORITE = [(0, 0, 0), (0, 0.5, 0.5), (0.5, 0, 0.5), (0.5, 0.5, 0), *product((0.25, 0.75), repeat=3)]
-_CUBIC_VIEWS = [((0, 1, 0), (0, 0, 1)), ((0, 0, 1), (1, -1, 0)), ((1, -1, 0), (1, 1, -2))]  # <100>, <110>, <111>
+_CUBIC_VIEWS = [
+    ((0, 1, 0), (0, 0, 1)),
+    ((0, 0, 1), (1, -1, 0)),
+    ((1, -1, 0), (1, 1, -2)),
+]  # <100>, <110>, <111>
 _U = 0.3048  # where rutile's oxygen is
-_RUTILE = [(0, 0, 0), (0.5, 0.5, 0.5), (_U, _U, 0), (-_U, -_U, 0), (0.5 + _U, 0.5 - _U, 0.5), (0.5 - _U, 0.5 + _U, 0.5)]
+_RUTILE = [
+    (0, 0, 0),
+    (0.5, 0.5, 0.5),
+    (_U, _U, 0),
+    (-_U, -_U, 0),
+    (0.5 + _U, 0.5 - _U, 0.5),
+    (0.5 - _U, 0.5 + _U, 0.5),
+]
 _CRYSTALS = {
-    "ceria": _Crystal((5.411, 5.411, 5.411), [58] * 4 + [8] * 8, _FLUORITE, _CUBIC_VIEWS),
+    "ceria": _Crystal(
+        (CERIA_LATTICE_ANGSTROM, CERIA_LATTICE_ANGSTROM, CERIA_LATTICE_ANGSTROM),
+        [58] * 4 + [8] * 8,
+        _FLUORITE,
+        _CUBIC_VIEWS,
+    ),
     "zirconia": _Crystal((5.09, 5.09, 5.09), [40] * 4 + [8] * 8, _FLUORITE, _CUBIC_VIEWS),
     "titania": _Crystal(  # rutile, seen along [001], [100] and [110]
         (4.594, 4.594, 2.959),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from engines.manifest import ZoneAxis
-from training.specimen import SpecimenSettings, lattice_constant_angstrom
+from training.kinds import SpecimenSettings
+from training.sheet import BOND_ANGSTROM, SheetSettings
 from training.specimen import ZoneAxis as Direction
+from training.specimen import lattice_constant_angstrom
 from training.support import CERIA_LATTICE_ANGSTROM
 
 # Two shortest reflections of a face-centred cubic crystal, which span all others along that axis.
@@ -18,7 +20,10 @@ _SPANNED_BY = {
 
 
 def known_zone_axes(settings: SpecimenSettings) -> tuple[ZoneAxis, ...]:
-    """Those of the metal, whose columns are found, and of ceria, where there are supports."""
+    """Those of the metal, whose columns are found, and of ceria, where there are supports; a sheet's are graphene's."""
+    if isinstance(settings, SheetSettings):
+        spacing_nm = round(1.5 * BOND_ANGSTROM / 10, 5)  # between rows of hexagons
+        return (ZoneAxis(name="graphene", spacings_nm=(spacing_nm, spacing_nm), angle_deg=60),)
     metal_angstrom = lattice_constant_angstrom(settings.element)
     axes = [_fcc(settings.element, metal_angstrom, axis, True) for axis in settings.zone_axes]
     if settings.support_fraction > 0:
