@@ -175,7 +175,9 @@ def _finish(path: Path, trained: Checkpoint, precision: str, judged: Shown) -> P
         recipe=recipe.name,
         commit=trained.commit,
         licence=recipe.engine.licence,
-        zone_axes=() if recipe.stem else known_zone_axes(recipe.specimen),
+        zone_axes=known_zone_axes(recipe.lattice if recipe.stem else recipe.specimen),
+        nominal_spacing_px=recipe.engine.nominal_spacing_px,
+        spacing_px_range=recipe.spacing_px_range,
         metrics=metrics,
     )
     manifest.save(path.with_suffix(".toml"))

@@ -18,6 +18,7 @@ from training.specimen import ParticleSettings
 from training.stem import StemSettings
 
 RECIPES = Path(__file__).parent / "recipes"
+_SECTIONS = {**KINDS, "stem": StemSettings}  # those that a type annotation alone does not tell
 _OF_WAVES = {"specimen", "validation_specimen", "waves", "imaging"}  # sections that STEM recipes do not read
 _OF_STEM = {"lattice", "validation_lattice"}  # sections that the others do not read
 
@@ -67,13 +68,17 @@ class TrainSettings(BaseModel):
 
 
 class EngineSettings(BaseModel):
-    """What is written into the manifest, besides what is measured."""
+    """What is written into the manifest, besides what is measured.
+
+    `nominal_spacing_px` is for an engine that is scaled by the spacing of columns, which it says in pixels.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     description: str
     nominal_nm_px: float = Field(0.02, gt=0)
     min_distance_nm: float = Field(0.1, gt=0)
+    nominal_spacing_px: float | None = Field(None, gt=0)
     licence: str = "Apache-2.0"
 
 
@@ -103,10 +108,21 @@ class Recipe(BaseModel):
         """Names of the classes of columns, without the background."""
         return MONOLAYER_CLASSES if self.stem is not None and self.lattice.true_scale else ("column",)
 
+    @property
+    def spacing_px_range(self) -> tuple[float, float] | None:
+        """Of an engine that is scaled by the spacing of columns: those it reads."""
+        return self.lattice.spacing_px if self.engine.nominal_spacing_px is not None else None
+
     @model_validator(mode="after")
     def _possible_stem(self) -> Self:
         if self.stem is not None:
             _check_stem(self.stem, self.lattice, self.validation_lattice)
+        free = self.stem is not None and not self.lattice.true_scale
+        if free != (self.engine.nominal_spacing_px is not None):
+            raise ValueError(
+                "engine.nominal_spacing_px goes with a [lattice] without a true scale, and with no other: "
+                f"{'add' if free else 'remove'} it"
+            )
         return self
 
     @model_validator(mode="after")
@@ -208,6 +224,6 @@ def _explain(item) -> str:
         return f"{key + ': ' if key else ''}{item['msg']}, got {item['input']!r:.60}"
     section = Recipe
     for part in item["loc"][:-1]:
-        section = KINDS[part] if part in KINDS else section.model_fields[part].annotation
+        section = _SECTIONS.get(part) or section.model_fields[part].annotation
     near = get_close_matches(str(item["loc"][-1]), section.model_fields, n=1, cutoff=0.0)
     return f"unknown key {key!r}, the nearest known is {near[0]!r}; correct or remove it"
