@@ -155,6 +155,8 @@ def _finish(path: Path, trained: Checkpoint, precision: str, judged: Shown) -> P
             f"recall_{at}": round(score.recall, 4),
             f"rms_pm_{at}": round(score.rms_pm, 2),
         }
+        if len(recipe.classes) > 1:
+            metrics[f"class_accuracy_{at}"] = round(score.class_accuracy, 4)
     low, high = (recipe.stem or recipe.specimen).sampling_angstrom_px
     manifest = Manifest(
         name=path.stem,

@@ -265,8 +265,8 @@ def _blank(rng, side: int) -> np.ndarray:
     """(side, side) bool: a scale bar with its label, or an empty border."""
     blank = np.zeros((side, side), bool)
     if rng.random() < 0.5:
-        y, x = rng.integers(side - side // 8, side - 8), rng.integers(0, side // 2)
-        blank[y : y + rng.integers(3, 8), x : x + rng.integers(side // 8, side // 2)] = True
+        y, x = side - rng.integers(side // 16, side // 8), rng.integers(side // 2)
+        blank[y : y + max(side // 40, 2), x : x + rng.integers(side // 8, side // 2)] = True
     else:
         blank[: rng.integers(side // 16, side // 4)] = True
     return np.rot90(blank, rng.integers(4))

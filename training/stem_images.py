@@ -11,6 +11,7 @@ from scipy.spatial import cKDTree
 
 from stream.normalize import Normalizer
 from training.dataset import VALIDATION_SEEDS, Truth
+from training.evaluate import VALIDATION
 from training.labels import column_map
 from training.recipe import Recipe
 from training.stem import StemScene, StemSettings, draw_scene, expose, processed
@@ -23,12 +24,10 @@ class StemTruth(Truth):
     Attributes
     ----------
     contrast : (n,) f8, `StemSettings.least_contrast`; those below its second value are not judged.
-    classes : (n,) u1, 1 the first.
     spacing_px : between nearest strong columns.
     """
 
     contrast: np.ndarray
-    classes: np.ndarray
     least_contrast: float
     spacing_px: float
 
@@ -128,7 +127,7 @@ def stem_validation_images(recipe: Recipe) -> dict[float, list[tuple[np.ndarray,
     scenes = validation_scenes(recipe)
     return {
         dose: [
-            (photograph(scene, recipe, [VALIDATION_SEEDS, n, int(dose)], dose), truth_of(scene, recipe))
+            (photograph(scene, recipe, [VALIDATION, n, int(dose)], dose), truth_of(scene, recipe))
             for n, scene in enumerate(scenes)
         ]
         for dose in recipe.data.doses_e_angstrom2
