@@ -58,7 +58,9 @@ def evaluate(
     specimens: Annotated[
         int | None, typer.Option(help="Validation specimens; without it, the recipe's.", min=1)
     ] = None,
-    draws: Annotated[int, typer.Option(help="Imaging conditions per specimen.", min=1)] = 4,
+    draws: Annotated[
+        int, typer.Option(help="Imaging conditions per specimen; STEM scenes have one.", min=1)
+    ] = 4,
     against: Annotated[
         list[str] | None, typer.Option(help="Another engine to set beside it; repeatable.")
     ] = None,
@@ -72,6 +74,8 @@ def evaluate(
         from training.measure import Reader
         from training.recipe import RecipeError, load_recipe, recipe_named
         from training.report import evaluate_engine, validation_subjects
+        from training.report_stem import evaluate_stem_engine
+        from training.stem_images import validation_scenes
     from engines.runtime import open_engine
     from stream.infer import ColumnFinder
 
@@ -87,21 +91,26 @@ def evaluate(
             readers[label] = Reader(partial(ColumnFinder, one), one.manifest.threshold)
         try:
             followed = load_recipe(recipe or recipe_named(next(iter(manifests.values())).recipe))
-            subjects = validation_subjects(followed, cache, specimens)
             with progress_bar() as progress:
-                task = progress.add_task("images", total=draws * len(subjects[0]))
-                report = evaluate_engine(
-                    followed,
-                    subjects,
-                    readers,
-                    manifests,
-                    out,
-                    draws=draws,
-                    on_shot=lambda: progress.advance(task),
-                )
+                task = progress.add_task("images")
+
+                def advance() -> None:
+                    progress.advance(task)
+
+                if followed.stem is not None:
+                    scenes = validation_scenes(followed, specimens)
+                    progress.update(task, total=len(scenes))
+                    report = evaluate_stem_engine(followed, scenes, readers, manifests, out, on_shot=advance)
+                else:
+                    subjects = validation_subjects(followed, cache, specimens)
+                    progress.update(task, total=draws * len(subjects[0]))
+                    report = evaluate_engine(
+                        followed, subjects, readers, manifests, out, draws=draws, on_shot=advance
+                    )
         except (RecipeError, CacheError) as error:
             raise SettingsError(str(error)) from None
-    tell({"report": str(out / "report.md"), "usable": report["sets"]["usable"]["images"]}, as_json)
+    images = report["images"] if followed.stem is not None else report["sets"]["usable"]["images"]
+    tell({"report": str(out / "report.md"), "usable": images}, as_json)
 
 
 @engines.command(

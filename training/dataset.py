@@ -32,7 +32,8 @@ DEFAULT_CACHE = Path(__file__).parent / "cache"
 class Truth:
     """The columns in one image: yx_px (n, 2) f8, atoms (n,) i8, and the image's pixel size.
 
-    `judged_atoms`: columns of fewer atoms neither count when found nor when missed.
+    `judged_atoms`: columns of fewer atoms neither count when found nor when missed. `classes` (n,) u1: 1 the first kind
+    of column; None where there is one kind.
     """
 
     yx_px: np.ndarray
@@ -40,6 +41,7 @@ class Truth:
     sampling_nm: float
     kind: str
     judged_atoms: int = 2
+    classes: np.ndarray | None = None
 
     @property
     def judged(self) -> np.ndarray:

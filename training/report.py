@@ -91,7 +91,7 @@ def evaluate_engine(
         },
         "time": time_per_frame(readers, {key: m.nominal_nm_px for key, m in manifests.items()}),
     }
-    report = _without_nan(report)
+    report = without_nan(report)
     out.mkdir(parents=True, exist_ok=True)
     draw_pictures(report, out)
     (out / "report.md").write_text(markdown(report), encoding="utf-8")
@@ -128,10 +128,10 @@ def _of_particles(measured: Measured, reading: Reading, chosen: np.ndarray) -> d
     }
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """Numbers that are none as None: JSON has no NaN."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -16,11 +16,12 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from training.dataset import DEFAULT_CACHE, TrainingImages, training_waves, validation_waves
-from training.evaluate import evaluate_network, validation_images
+from training.dataset import DEFAULT_CACHE
+from training.evaluate import evaluate_network
 from training.losses import mean_squared_error, soft_cross_entropy
 from training.networks import build_network
 from training.recipe import Recipe, load_recipe
+from training.sources import judged_images, training_images
 
 log = logging.getLogger(__name__)
 _LOSSES = {"cross-entropy": soft_cross_entropy, "mean-squared": mean_squared_error}
@@ -106,7 +107,9 @@ def train(
     torch.set_num_threads(threads)
     torch.manual_seed(recipe.train.seed)
     settings = recipe.train
-    network = build_network(settings.network).to(memory_format=torch.channels_last)
+    network = build_network(settings.network, classes=len(recipe.classes)).to(
+        memory_format=torch.channels_last
+    )
     optimizer = torch.optim.AdamW(
         network.parameters(), settings.peak_rate, weight_decay=settings.weight_decay
     )
@@ -119,18 +122,19 @@ def train(
         schedule.load_state_dict(start.schedule)
     elif start_from is not None:
         former = Checkpoint.load(Path(start_from))
-        if former.recipe.train.network != settings.network:
+        held, wanted = ((r.train.network, len(r.classes)) for r in (former.recipe, recipe))
+        if held != wanted:
             raise TrainingError(
-                f"{start_from} holds a {former.recipe.train.network}, this recipe trains a {settings.network}: "
-                "start from a checkpoint of the same network"
+                f"{start_from} holds a {held[0]} of {held[1]} classes, this recipe trains a {wanted[0]} of "
+                f"{wanted[1]}: start from a checkpoint of the same network"
             )
         network.load_state_dict(former.network)
     first, commit = (0, _commit()) if start is None else (start.step, start.commit)
 
-    training_waves(recipe, cache)
-    judged = validation_images(recipe, validation_waves(recipe, cache))
+    dataset = training_images(recipe, cache, network.stride)
+    judged = judged_images(recipe, cache)
     images = torch.utils.data.DataLoader(
-        TrainingImages(recipe, cache, network.stride),
+        dataset,
         batch_size=None,
         sampler=range(first, settings.steps),
         num_workers=workers,
