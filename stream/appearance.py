@@ -51,8 +51,11 @@ class Picture:
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _look(image, yx, step, patches):
-    """Means over squares of `step` pixels, on a grid of them around each position; at the border, its pixels."""
+def _look(image, yx, wanted, step, patches):
+    """Means over squares of `step` pixels, on a grid of them around each position; at the border, its pixels.
+
+    Fills the rows of `patches` that are wanted; the others are 0.
+    """
     ny, nx = image.shape
     side = 2 * _REACH + 1
     wide = side * step + 1
@@ -60,12 +63,14 @@ def _look(image, yx, step, patches):
     scale = np.float32(1.0 / step**2)
     one = np.float32(1)
     for k in range(len(yx)):
+        patch = patches[k]
+        patch[:] = 0
+        if not wanted[k]:
+            continue
         y = yx[k, 0] - (_REACH * step + 0.5 * (step - 1))
         x = yx[k, 1] - (_REACH * step + 0.5 * (step - 1))
         top, left = int(np.floor(y)), int(np.floor(x))
         fy, fx = np.float32(y - top), np.float32(x - left)
-        patch = patches[k]
-        patch[:] = 0
         for v in range(wide):
             line = image[min(max(top + v, 0), ny - 1)]
             if left >= 0 and left + wide <= nx:
@@ -89,6 +94,22 @@ def _look(image, yx, step, patches):
                         patch[i * side + j] += (one - fy) * mean
                     if i > 0:
                         patch[(i - 1) * side + j] += fy * mean
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _take_in(patch, state, looked, age, frames, total):
+    """Add patches (m, samples) to the sums (2, m, samples) of either state by its probability (2, m); forget a little.
+
+    What was made of the first frames must not be held for what they showed: a young site forgets sooner.
+    """
+    for k in range(len(looked)):
+        age[k] += looked[k]
+        keep = 1.0 - 1.0 / min(max(_FORGET * age[k], _SHORTEST), _MEMORY_FRAMES)
+        for s in range(2):
+            frames[s, k] = frames[s, k] * keep + state[s, k]
+            old, new = np.float32(keep), np.float32(state[s, k])
+            for i in range(patch.shape[1]):
+                total[s, k, i] = total[s, k, i] * old + new * patch[k, i]
 
 
 class Appearance:
@@ -149,7 +170,7 @@ class Appearance:
         self._newest = (self._newest + 1) % len(self._past)
         self._looked[self._newest] = observed
         patch = self._past[self._newest]
-        _look(picture.image, picture.to_image_px(yx_px), int(self._step_px[0]), patch)
+        _look(picture.image, picture.to_image_px(yx_px), observed, int(self._step_px[0]), patch)
         ratio = np.einsum("kp,kp->k", patch, self._filter) - self._offset
         return np.where(observed, np.clip(ratio, -_MOST, _MOST), 0.0), self._told
 
@@ -169,12 +190,7 @@ class Appearance:
             return
         state = np.stack([1.0 - p_occupied, p_occupied]) * looked
         self._learn_noise(patch, state)
-        self._age += looked
-        # what was made of the first frames must not be held for what they showed
-        keep = 1.0 - 1.0 / np.clip(_FORGET * self._age, _SHORTEST, _MEMORY_FRAMES)
-        self._frames = self._frames * keep + state
-        self._sum *= keep.astype(np.float32)[None, :, None]
-        self._sum += state.astype(np.float32)[:, :, None] * patch
+        _take_in(patch, state, looked, self._age, self._frames, self._sum)
         self._updates[0] += 1
         learned, renewed = self._updates
         if learned - renewed >= np.clip(learned // 10, *_REFRESH):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stream.markov import advance, couple, look_back, smooth
+from stream.markov import advance, couple, look_back, smooth, tally
 
 _FASTEST, _SLOWEST = 20.0, 0.1  # a site's rates stay within these multiples of the start value
 _PRIOR_SWITCHES = 1.0  # weight of the start value against a site's own record, in switches
@@ -101,6 +101,7 @@ class OccupancyFilter:
         self._time_s = np.empty((2, 0))  # observed, occupied
         self._switches = np.empty((2, 0))  # expected arrivals and departures
         self._recent = np.empty((2, 2, 0))  # expected switches, and time at risk of them in s; the past fades
+        self._scratch = np.empty((5, self._slots, 0))  # of the smoother, kept so as not to be asked for every frame
 
     def __len__(self) -> int:
         return self._forward.shape[1]
@@ -176,6 +177,7 @@ class OccupancyFilter:
         self._switches = np.concatenate([self._switches, np.zeros((2, new))], axis=1)
         at_risk_s = np.stack([frames[0] - frames[1], frames[1]]) * self.frame_period_s
         self._recent = np.concatenate([self._recent, np.stack([0.0 * at_risk_s, at_risk_s])], axis=2)
+        self._scratch = np.empty((5, self._slots, len(self)))
         start = len(self) - new
         p = np.full(new, 0.5)
         arrive_hz, leave_hz = self.rates_hz[:, start:]
@@ -235,24 +237,22 @@ class OccupancyFilter:
         """Smooth the frame `back` updates ago; the frame before it was smoothed last."""
         slots = np.array([self._slot(b) for b in range(back + 1, -1, -1)])
         now = slots[1]
-        alone = np.empty((3, len(slots), len(self)))
+        room = self._scratch[:, : len(slots)]
+        alone, beside = room[:3], room[3:]
         look_back(slots, self._forward, self._arrive, self._leave, self._ratio, alone)
-        beside = np.zeros((2, len(slots), len(self)))
+        beside[:] = 0.0
         couple(neighbours, alone, beside)
         together = np.empty((3, len(self)))
         smooth(slots, self._arrive, self._leave, self._ratio, beside, self._settled, together)
-        p, up, down = together
         observed = self._observed[now].copy()
-        self._time_s += np.where(observed, [np.ones_like(p), p], 0.0) * self.frame_period_s
         # across a gap, only the share of the switches that falls into observed time
         share = min(1.0, self.frame_period_s / self._elapsed_s[now])
-        switches = np.where(observed, [up, down], 0.0) * share
-        self._switches += switches
-        at_risk_s = np.where(observed, [1.0 - p, p], 0.0) * self.frame_period_s
-        memory = np.maximum(_SHORTEST, 0.5 * self._time_s[0] / self.frame_period_s)
-        self._recent = self._recent * np.where(observed, 1.0 - 1.0 / memory, 1.0) + [switches, at_risk_s]
+        tally(
+            *(together, observed, self.frame_period_s, share, _SHORTEST),
+            *(self._time_s, self._switches, self._recent),
+        )
         frame, t_ns = self._when[now].tolist()
-        return Smoothed(frame, t_ns, float(self._elapsed_s[now]), p, observed)
+        return Smoothed(frame, t_ns, float(self._elapsed_s[now]), together[0], observed)
 
     _FIELDS = (
         *("_when", "_elapsed_s", "_forward", "_arrive", "_leave", "_ratio"),
@@ -268,6 +268,7 @@ class OccupancyFilter:
         """Go on from a `state()` of a filter made with the same arguments."""
         for name in self._FIELDS:
             setattr(self, name, np.array(state[name.strip("_")]))
+        self._scratch = np.empty((5, self._slots, len(self)))
         self._count, self._finished = int(state["count"][0]), bool(state["count"][1])
 
 

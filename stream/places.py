@@ -3,8 +3,37 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 
 UNOBSERVED, MISSED, DETECTED = 0, 1, 2  # what a frame says of a place
+
+
+@njit(cache=True, nogil=True)
+def in_frame(yx_nm, pixel_size_nm, shift, margin_px, shape):
+    """(n,) bool, whether specimen positions (n, 2) lie in a frame, so far from its border, under a shift (2,) in px."""
+    inside = np.empty(len(yx_nm), np.bool_)
+    for k in range(len(yx_nm)):
+        y, x = yx_nm[k, 0] / pixel_size_nm + shift[0], yx_nm[k, 1] / pixel_size_nm + shift[1]
+        inside[k] = (margin_px <= y <= shape[0] - 1 - margin_px) and (margin_px <= x <= shape[1] - 1 - margin_px)
+    return inside
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _settle(row, seen_yx, forget, yx, variance, weight, code):
+    """Move the places at rows (k,) towards columns (k, 2) seen there, no row twice (Welford's running moments).
+
+    Where the place is out of view, or at the border, `code` (m,) stays: that is not evidence.
+    """
+    for i in range(len(row)):
+        k = row[i]
+        if code[k] != UNOBSERVED:
+            code[k] = DETECTED
+        weight[k] = min(weight[k] + 1.0, forget)
+        for axis in range(2):
+            before = seen_yx[i, axis] - yx[k, axis]
+            yx[k, axis] += before / weight[k]
+            after = seen_yx[i, axis] - yx[k, axis]
+            variance[k, axis] += (before * after - variance[k, axis]) / weight[k]
 
 
 class Places:
@@ -25,17 +54,8 @@ class Places:
         self.code[-1] = code
 
     def add_columns(self, row: np.ndarray, yx_nm: np.ndarray, forget: float) -> None:
-        """Note that columns (k, 2) were seen at rows (k,), no row twice (Welford's running moments).
-
-        Where the place is out of view, or at the border, that is not evidence.
-        """
-        self.code[-1, row] = np.where(self.code[-1, row] == UNOBSERVED, UNOBSERVED, DETECTED)
-        weight = np.minimum(self.weight[row] + 1.0, forget)
-        before = yx_nm - self.yx_nm[row]
-        self.yx_nm[row] += before / weight[:, None]
-        after = yx_nm - self.yx_nm[row]
-        self.variance[row] += (before * after - self.variance[row]) / weight[:, None]
-        self.weight[row] = weight
+        """Note that columns (k, 2) were seen at rows (k,), no row twice."""
+        _settle(row, yx_nm, forget, self.yx_nm, self.variance, self.weight, self.code[-1])
 
     def append(self, yx_nm: np.ndarray, first: np.ndarray, code: np.ndarray) -> None:
         self.yx_nm = np.concatenate([self.yx_nm, yx_nm])

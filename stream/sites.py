@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stream.matching import crowded, match, nearest, neighbours, spacing
-from stream.places import DETECTED, MISSED, UNOBSERVED, Places
+from stream.places import DETECTED, MISSED, UNOBSERVED, Places, in_frame
 
 _GATE = 0.35  # of the spacing: a column nearer than this to a site is its column
 _APART = 0.5  # no two sites closer than this
@@ -207,10 +207,10 @@ class SiteMap:
     def _missed_before(self, yx_nm: np.ndarray) -> np.ndarray:
         """(memory, k) u1, what the last frames say of places where nothing was seen; oldest first."""
         code = np.empty((self.memory, len(yx_nm)), np.uint8)
-        for row, (y, x, observed) in zip(code, self._in_view, strict=True):
+        for row, view in zip(code, self._in_view, strict=True):
             # at the very border, a column found just outside would have opened nothing
-            looked = self._visible(yx_nm, np.array([y, x]), _MARGIN + _GATE)
-            row[:] = np.where(looked & (observed > 0), MISSED, UNOBSERVED)
+            looked = self._visible(yx_nm, view[:2], _MARGIN + _GATE)
+            row[:] = np.where(looked & (view[2] > 0), MISSED, UNOBSERVED)
         return code
 
     def _changed(self) -> None:
@@ -218,11 +218,8 @@ class SiteMap:
         self.version += 1
 
     def _visible(self, yx_nm: np.ndarray, shift: np.ndarray, margin: float = _MARGIN) -> np.ndarray:
-        """(n,) bool: whether specimen positions lie in the frame, `margin` spacings from its border; (v, n)
-        for shifts (v, 1, 2)."""
-        yx_px = yx_nm / self.pixel_size_nm + shift
-        border = margin * self.spacing_px
-        return np.all((yx_px >= border) & (yx_px <= self._shape - 1 - border), axis=-1)
+        """(n,) bool: whether specimen positions lie in the frame, `margin` spacings from its border."""
+        return in_frame(yx_nm, self.pixel_size_nm, shift, margin * self.spacing_px, self._shape)
 
     def _in_view_before(self, yx_nm: np.ndarray) -> np.ndarray:
         """(b,) f8, in how many of the frames before the last `memory` these places were in view."""
@@ -230,7 +227,7 @@ class SiteMap:
             return np.zeros(len(yx_nm))
         shifts = _VIEW_PX * np.array(list(self._views), np.float64)
         frames = np.array(list(self._views.values()), np.float64)
-        return frames @ self._visible(yx_nm, shifts[:, None], _MARGIN + _GATE)
+        return frames @ [self._visible(yx_nm, shift, _MARGIN + _GATE) for shift in shifts]
 
     def _measure_spacing(self, yx_nm: np.ndarray) -> None:
         """Take the spacing from these points, unless they are too few or no lattice (far off what was told)."""
