@@ -59,9 +59,8 @@ def _look(image, yx, wanted, step, patches):
     ny, nx = image.shape
     side = 2 * _REACH + 1
     wide = side * step + 1
-    row = np.empty(wide, np.float32)
+    line = np.empty(wide, np.float32)  # the sum of the lines of one row of squares
     scale = np.float32(1.0 / step**2)
-    one = np.float32(1)
     for k in range(len(yx)):
         patch = patches[k]
         patch[:] = 0
@@ -71,29 +70,27 @@ def _look(image, yx, wanted, step, patches):
         x = yx[k, 1] - (_REACH * step + 0.5 * (step - 1))
         top, left = int(np.floor(y)), int(np.floor(x))
         fy, fx = np.float32(y - top), np.float32(x - left)
-        for v in range(wide):
-            line = image[min(max(top + v, 0), ny - 1)]
-            if left >= 0 and left + wide <= nx:
-                for u in range(wide):
-                    row[u] = line[left + u]
-            else:
-                for u in range(wide):
-                    row[u] = line[min(max(left + u, 0), nx - 1)]
-            # a line belongs to the square it lies in, the first of each square in part to the one before
+        inside = left >= 0 and left + wide <= nx
+        for i in range(side):
+            line[:] = 0
+            for v in range(
+                step + 1
+            ):  # of the first line what lies within the squares, of the one after the last too
+                share = np.float32(1) - fy if v == 0 else fy if v == step else np.float32(1)
+                source = image[min(max(top + i * step + v, 0), ny - 1)]
+                if inside:
+                    part = source[left : left + wide]
+                    for u in range(wide):
+                        line[u] += share * part[u]
+                else:
+                    for u in range(wide):
+                        line[u] += share * source[min(max(left + u, 0), nx - 1)]
             for j in range(side):
                 first = j * step
-                mean = row[first] + fx * (row[first + step] - row[first])
+                total = line[first] + fx * (line[first + step] - line[first])
                 for u in range(first + 1, first + step):
-                    mean += row[u]
-                mean *= scale
-                i = v // step
-                if v % step != 0:
-                    patch[i * side + j] += mean
-                else:
-                    if i < side:
-                        patch[i * side + j] += (one - fy) * mean
-                    if i > 0:
-                        patch[(i - 1) * side + j] += fy * mean
+                    total += line[u]
+                patch[i * side + j] = total * scale
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -146,6 +143,11 @@ class Appearance:
 
         for name, axis in _PER_SITE.items():
             setattr(self, name, widen(getattr(self, name), axis))
+
+    def forget(self, site: np.ndarray) -> None:
+        """Sites (b,) are learned anew, perhaps in a slightly different place."""
+        for name, axis in _PER_SITE.items():
+            getattr(self, name)[(slice(None),) * axis + (site,)] = 0
 
     def log_ratio(
         self, picture: Picture, yx_px: np.ndarray, observed: np.ndarray, spacing_px: float

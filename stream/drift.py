@@ -223,9 +223,7 @@ class Drift:
             fit = self._search(yx, known, fit)
         if not fit.good:
             return self._give(self._yx_px, float("nan"), fit.matched, measured=False, lost=True)
-        turn_rad = _turn(
-            yx - fit.shift, reference, known.cells, self._centre - fit.shift, _GATE * spacing_px
-        )
+        turn_rad = _turn(yx - fit.shift, reference, known.cells, self._centre - fit.shift, _GATE * spacing_px)
         if turn_rad:
             self._turn_rad += turn_rad
             yx = self._upright(as_seen)

@@ -16,6 +16,7 @@ from stream.places import DETECTED, MISSED, UNOBSERVED
 # and a site that the network finds hard (thick, near a contrast reversal) is soon known as such
 _LOWEST, _HIGHEST = (0.002, 0.2), (0.25, 0.995)
 _TRUSTED = 0.95  # however reliably a site was detected so far, a miss says no more than this lets it
+_ALL = slice(None)
 _POOL_FRAMES = 500.0  # weight of the start values against all sites together, in site-frames
 _SITE_FRAMES = 10.0  # weight of the common value against one site's own record
 
@@ -101,24 +102,38 @@ class Emission:
         self._detections = np.concatenate([self._detections, room], axis=1)
         self._known = None
 
+    def forget(self, site: np.ndarray) -> None:
+        """Sites (b,) begin anew."""
+        self._frames[:, site] = self._detections[:, site] = 0.0
+        self._known = None
+
+    def merge(self, a: int, b: int) -> None:
+        """Site a takes in site b, in the same place: it was occupied whenever one of them was."""
+        empty, occupied = self._frames[:, [a, b]]
+        self._frames[:, a] = max(empty[0] - occupied[1], 0.0), occupied.sum()
+        self._detections[:, a] += self._detections[:, b]
+        self._detections[:, a] = np.minimum(self._detections[:, a], self._frames[:, a])
+        self.forget(np.array([b]))
+
     @property
     def told(self) -> np.ndarray:
         """(m,) f8, how far the log ratios of occupied and empty frames lie apart on average: what it is worth."""
         empty, occupied, hit, miss = self._worth()
         return (occupied - empty) * (hit - miss)
 
-    def log_ratio(self, code: np.ndarray, first: int = 0) -> np.ndarray:
+    def log_ratio(self, code: np.ndarray, site: np.ndarray | slice = _ALL) -> np.ndarray:
         """log P(code | occupied) / P(code | empty).
 
         Parameters
         ----------
-        code : (..., m - first) u1, as in `Sighting`, of the sites from row `first` on.
+        code : (..., b) u1, as in `Sighting`.
+        site : (b,) i8, whose; by default all.
 
         Returns
         -------
-        (..., m - first) f8; 0 where a site was not observed.
+        (..., b) f8; 0 where a site was not observed.
         """
-        hit, miss = self._worth()[2:, first:]
+        hit, miss = self._worth()[2:, site]
         return np.where(code == DETECTED, hit, np.where(code == MISSED, miss, 0.0))
 
     def learn(self, code: np.ndarray, p_occupied: np.ndarray) -> None:

@@ -7,7 +7,7 @@ Layout of a result file (plain h5py reads it)::
     /columns     COLUMNS: a row per column found and frame
     /sites       SITES: a row per site, at the end of the replay
     /occupancy   frame (n,), t_ns (n,), p (n, m) f2: P(occupied | all frames so far) of site k in column k;
-                 NaN before the site was known
+                 NaN before the site was known and while it is retired
     /events      EVENTS: appearances, disappearances and hops
     /hops        HOPS: the hops among them, from where to where
     /maps        occurrence, raw_events, events, rate, residence: (ny, nx) f4 with @meaning, @yx_origin_nm,
@@ -71,6 +71,8 @@ SITES: Fields = {
     "x_error_nm": ("<f8", "standard error of the position, nm"),
     "born_frame": ("<i8", "the frame that first gave evidence of it; -1 where none did"),
     "proposed": ("?", "a place of the lattice beside columns where hardly any was ever seen"),
+    "retired_frame": ("<i8", "since when nobody looked there, as hardly a column ever was; -1 where one did"),
+    "merged_into": ("<i8", "the older site in the same place, whose row has this one's record; -1 for none"),
     "observed_s": ("<f8", "time it was observed, s"),
     "occupied_s": ("<f8", "expected part of that time in which it was occupied, s"),
     "appeared": ("<i8", "events: filled, from nowhere known"),
@@ -159,7 +161,8 @@ class ResultFile:
         moved = (*shift.yx_px, shift.turn_rad, shift.residual_px, shift.lost)
         line = (seen.frame, 1, b"analysed", seen.t_ns, len(columns), *moved)
         self._add("ledger", np.array([line], _dtype(LEDGER)))
-        self._occupancy.append((seen.frame, seen.t_ns, tracked.occupancy.p_occupied.astype(np.float16)))
+        p = np.where(tracked.followed, tracked.occupancy.p_occupied, np.nan).astype(np.float16)
+        self._occupancy.append((seen.frame, seen.t_ns, p))
         if len(self._occupancy) == self._occupancy_block:
             self._write_occupancy()
         self._events += tracked.events
@@ -221,7 +224,7 @@ class ResultFile:
             "p", (0, 0), "<f2", maxshape=(None, None), chunks=(self._occupancy_block, 256),
             compression="gzip", compression_opts=1, shuffle=True, fillvalue=np.float16(np.nan),
         )  # fmt: skip
-        p.attrs["meaning"] = "row: frame; column: site; NaN before the site was known"
+        p.attrs["meaning"] = "row: frame; column: site; NaN before the site was known and while it is retired"
 
     def _add(self, name: str, rows: np.ndarray) -> None:
         self._rows[name].append(rows)
@@ -285,6 +288,7 @@ def _site_rows(tracker: Tracker) -> np.ndarray:
         occupancy.arrivals,
         occupancy.departures,
     )
+    rows["retired_frame"], rows["merged_into"] = sites.retired_frame, sites.merged_into
     rows["y_nm"], rows["x_nm"] = sites.yx_nm.T
     rows["y_error_nm"], rows["x_error_nm"] = sites.error_nm.T
     rows["observed_s"], rows["occupied_s"] = occupancy.observed_s, occupancy.occupied_s
