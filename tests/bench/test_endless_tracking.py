@@ -36,7 +36,7 @@ def follow(session: EndlessSession, frames: int, every: int, seconds: float = np
         if done % every == 0 or time.monotonic() - began_s > seconds:
             yield {
                 "frames": done,
-                "rss_mib": round(rss_mib(), 1),
+                "rss_mib": round(rss_mib() or 0.0, 1),
                 "state_mib": round(sum(array.nbytes for array in tracker.state().values()) / 2**20, 2),
                 "ms_per_frame": round(1e3 * spent_s / (done - last), 3),
                 "sites": len(tracker.sites),
