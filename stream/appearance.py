@@ -55,44 +55,62 @@ class Picture:
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _look(image, yx, step, patches):
-    """Means over squares of `step` pixels, on a grid of them around each position; at the border, its pixels."""
+def _look(image, yx, wanted, step, patches):
+    """Means over squares of `step` pixels, on a grid of them around each position; at the border, its pixels.
+
+    Fills the rows of `patches` that are wanted; the others are 0.
+    """
     ny, nx = image.shape
     side = 2 * _REACH + 1
     wide = side * step + 1
-    row = np.empty(wide, np.float32)
+    line = np.empty(wide, np.float32)  # the sum of the lines of one row of squares
     scale = np.float32(1.0 / step**2)
-    one = np.float32(1)
     for k in range(len(yx)):
+        patch = patches[k]
+        patch[:] = 0
+        if not wanted[k]:
+            continue
         y = yx[k, 0] - (_REACH * step + 0.5 * (step - 1))
         x = yx[k, 1] - (_REACH * step + 0.5 * (step - 1))
         top, left = int(np.floor(y)), int(np.floor(x))
         fy, fx = np.float32(y - top), np.float32(x - left)
-        patch = patches[k]
-        patch[:] = 0
-        for v in range(wide):
-            line = image[min(max(top + v, 0), ny - 1)]
-            if left >= 0 and left + wide <= nx:
-                for u in range(wide):
-                    row[u] = line[left + u]
-            else:
-                for u in range(wide):
-                    row[u] = line[min(max(left + u, 0), nx - 1)]
-            # a line belongs to the square it lies in, the first of each square in part to the one before
+        inside = left >= 0 and left + wide <= nx
+        for i in range(side):
+            line[:] = 0
+            for v in range(
+                step + 1
+            ):  # of the first line what lies within the squares, of the one after the last too
+                share = np.float32(1) - fy if v == 0 else fy if v == step else np.float32(1)
+                source = image[min(max(top + i * step + v, 0), ny - 1)]
+                if inside:
+                    part = source[left : left + wide]
+                    for u in range(wide):
+                        line[u] += share * part[u]
+                else:
+                    for u in range(wide):
+                        line[u] += share * source[min(max(left + u, 0), nx - 1)]
             for j in range(side):
                 first = j * step
-                mean = row[first] + fx * (row[first + step] - row[first])
+                total = line[first] + fx * (line[first + step] - line[first])
                 for u in range(first + 1, first + step):
-                    mean += row[u]
-                mean *= scale
-                i = v // step
-                if v % step != 0:
-                    patch[i * side + j] += mean
-                else:
-                    if i < side:
-                        patch[i * side + j] += (one - fy) * mean
-                    if i > 0:
-                        patch[(i - 1) * side + j] += fy * mean
+                    total += line[u]
+                patch[i * side + j] = total * scale
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _take_in(patch, state, looked, age, frames, total):
+    """Add patches (m, samples) to the sums (2, m, samples) of either state by its probability (2, m); forget a little.
+
+    What was made of the first frames must not be held for what they showed: a young site forgets sooner.
+    """
+    for k in range(len(looked)):
+        age[k] += looked[k]
+        keep = 1.0 - 1.0 / min(max(_FORGET * age[k], _SHORTEST), _MEMORY_FRAMES)
+        for s in range(2):
+            frames[s, k] = frames[s, k] * keep + state[s, k]
+            old, new = np.float32(keep), np.float32(state[s, k])
+            for i in range(patch.shape[1]):
+                total[s, k, i] = total[s, k, i] * old + new * patch[k, i]
 
 
 class Appearance:
@@ -130,6 +148,11 @@ class Appearance:
         for name, axis in _PER_SITE.items():
             setattr(self, name, widen(getattr(self, name), axis))
 
+    def forget(self, site: np.ndarray) -> None:
+        """Sites (b,) are learned anew, perhaps in a slightly different place."""
+        for name, axis in _PER_SITE.items():
+            getattr(self, name)[(slice(None),) * axis + (site,)] = 0
+
     def log_ratio(
         self, picture: Picture, yx_px: np.ndarray, observed: np.ndarray, spacing_px: float
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -153,7 +176,7 @@ class Appearance:
         self._newest = (self._newest + 1) % len(self._past)
         self._looked[self._newest] = observed
         patch = self._past[self._newest]
-        _look(picture.image, picture.to_image_px(yx_px), int(self._step_px[0]), patch)
+        _look(picture.image, picture.to_image_px(yx_px), observed, int(self._step_px[0]), patch)
         ratio = np.einsum("kp,kp->k", patch, self._filter) - self._offset
         return np.where(observed, np.clip(ratio, -_MOST, _MOST), 0.0), self._told
 
@@ -173,12 +196,7 @@ class Appearance:
             return
         state = np.stack([1.0 - p_occupied, p_occupied]) * looked
         self._learn_noise(patch, state)
-        self._age += looked
-        # what was made of the first frames must not be held for what they showed
-        keep = 1.0 - 1.0 / np.clip(_FORGET * self._age, _SHORTEST, _MEMORY_FRAMES)
-        self._frames = self._frames * keep + state
-        self._sum *= keep.astype(np.float32)[None, :, None]
-        self._sum += state.astype(np.float32)[:, :, None] * patch
+        _take_in(patch, state, looked, self._age, self._frames, self._sum)
         self._updates[0] += 1
         learned, renewed = self._updates
         if learned - renewed >= np.clip(learned // 10, *_REFRESH):

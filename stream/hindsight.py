@@ -177,10 +177,10 @@ def _likeliest(ratio: np.ndarray, steps: np.ndarray, mean: np.ndarray, chance: n
 
 def _count(ratio: np.ndarray, steps: np.ndarray, chance: np.ndarray) -> np.ndarray:
     """(4, b) f8: arrivals, departures, frames empty and occupied before a frame, expected given all the evidence."""
-    arrive, leave = (np.broadcast_to(c, ratio.shape) for c in chance)
+    arrive, leave = _over(steps, chance)
     out = np.empty((3, *ratio.shape))
-    there_and_back(ratio, *_over(steps, arrive, leave), chance[0] / chance.sum(axis=0), out)
-    p, up, down = out
+    there_and_back(ratio, arrive, leave, chance[0] / chance.sum(axis=0), out)
+    p, up, down = out[0], out[1], out[2]
     one = steps[1:] == 1
     before = p[:-1][one]
     return np.stack(
@@ -217,11 +217,11 @@ def _worth(ratio: np.ndarray, steps: np.ndarray, chance: np.ndarray, counted: np
     return np.where((determinant > 0) & (a > 0) & np.isfinite(worth), worth, 0.0)
 
 
-def _over(steps: np.ndarray, arrive: np.ndarray, leave: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Chances over each row's steps, from those over one."""
-    together = arrive + leave
+def _over(steps: np.ndarray, chance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, m) each: chances to arrive and to leave over each row's steps, from those over one (2, m)."""
+    together = chance.sum(axis=0)
     share = np.where(steps[:, None] == 1, 1.0, (1 - (1 - together) ** steps[:, None]) / together)
-    return arrive * share, leave * share
+    return chance[0] * share, chance[1] * share
 
 
 def _smooth(
@@ -244,19 +244,20 @@ def _smooth(
         steps = np.concatenate([[1], grid.steps[before : before + len(ratio) - 1]])
         if first == 0:
             steps[1] = 1
-        arrive, leave = _over(steps, *(np.broadcast_to(c, ratio.shape) for c in chance))
+        arrive, leave = _over(steps, chance)
         alone = np.empty((3, *ratio.shape))
         there_and_back(ratio, arrive, leave, alone_p, alone)
         beside = np.zeros((2, *ratio.shape))
         couple(neighbours, alone, beside)
         switching(arrive, leave, beside)
         together = np.empty((3, *ratio.shape))
-        there_and_back(ratio, *beside, together_p, together)
+        come, go = beside[0], beside[1]
+        there_and_back(ratio, come, go, together_p, together)
         p = together[0][rows[: last - first]]
         histories.keep_smoothed(first, p)
         kept = rows[last - first - 1]
         alone_p = filtered(ratio[: kept + 1], arrive, leave, alone_p)
-        together_p = filtered(ratio[: kept + 1], *beside, together_p)
+        together_p = filtered(ratio[: kept + 1], come, go, together_p)
         for k in range(first, last):
             elapsed_s = (histories.t_ns[k] - histories.t_ns[max(k - 1, 0)]) * 1e-9
             yield Smoothed(

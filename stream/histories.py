@@ -13,7 +13,7 @@ _EMPTY = (
     -1.0
 )  # log ratio of a frame that had a place in view before it was a site: little, but there are many
 _SITES = {
-    "p": "P(occupied | all frames so far); NaN before the site was known",
+    "p": "P(occupied | all frames so far); NaN before the site was known and while it is retired",
     "log_ratio": "log P(this frame | occupied) / P(this frame | empty); NaN where the site was not observed",
     "smoothed": "P(occupied | all frames of the series)",
 }
@@ -44,7 +44,7 @@ class Histories:
         self._p: list[np.ndarray] = []  # of the rows not written yet
         self._log_ratio: list[np.ndarray] = []
         self._shifts: list[Shift] = []
-        self._born: list[
+        self._begun: list[
             tuple[int, int, np.ndarray, int]
         ] = []  # row, site, evidence before it, frames empty before
         self._sites = 0
@@ -64,15 +64,16 @@ class Histories:
     def add(self, frame: int, t_ns: int, tracked: Tracked) -> None:
         """Take what is known of the sites after a frame."""
         row = len(self._frames)
-        m = len(tracked.evidence)
-        history, empty = tracked.born_log_ratio, tracked.born_empty_frames
-        for k, site in enumerate(range(m - history.shape[1], m)):
-            self._born.append((row, site, history[:, k].astype(np.float32), int(empty[k])))
-        self._sites = m
+        for past in tracked.begun:
+            for k, site in enumerate(past.site.tolist()):
+                before = past.log_ratio[:, k].astype(np.float32)
+                self._begun.append((row, site, before, int(past.empty_frames[k])))
+        self._sites = len(tracked.evidence)
         self._frames.append(frame)
         self._times_ns.append(t_ns)
         self._shifts.append(tracked.shift)
-        self._p.append(tracked.occupancy.p_occupied.astype(np.float16))
+        p = np.where(tracked.followed, tracked.occupancy.p_occupied, np.nan)
+        self._p.append(p.astype(np.float16))
         self._log_ratio.append(np.where(tracked.observed, tracked.evidence, np.nan).astype(np.float16))
         if len(self._p) == _BLOCK:
             self.write()
@@ -100,7 +101,7 @@ class Histories:
         out = np.full((rows.stop - rows.start, sites.stop - sites.start), np.nan)
         stop = min(sites.stop, table.shape[1])
         out[:, : stop - sites.start] = table[rows, sites.start : stop]
-        for row, site, history, empty in self._born:
+        for row, site, history, empty in self._begun:
             if (
                 sites.start <= site < sites.stop
                 and row - len(history) - empty < rows.stop
@@ -126,7 +127,7 @@ class Histories:
 
     def corrected(self, rows: int) -> None:
         """The first rows, so many, were: what was told of sites before they were known is in the file now."""
-        self._born = [born for born in self._born if born[0] > rows]
+        self._begun = [past for past in self._begun if past[0] > rows]
 
     def keep_smoothed(self, first_row: int, p_occupied: np.ndarray) -> None:
         """Write P(occupied | all frames) of rows from `first_row` on, (rows, m)."""

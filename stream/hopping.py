@@ -203,6 +203,18 @@ class Hopping:
         """The events that still waited for a partner, in order of time."""
         return self._release(np.iinfo(np.int64).max, neighbours)
 
+    def merge(self, a: int, b: int, exchanged: int) -> None:
+        """Site a takes in site b, in the same place; `exchanged` hops from one to the other were none."""
+        for array in (self.counts, self._weighted, self.raw_flips):
+            array[..., a] += array[..., b]
+            array[..., b] = 0
+        # each was a departure of the one and an arrival of the other
+        self.counts[2:, a] = np.maximum(self.counts[2:, a] - exchanged, 0)
+        self._weighted[:, a] = np.maximum(self._weighted[:, a] - exchanged, 0.0)
+        if self._sites["decided"][b] == 1 or self._sites["decided"][a] == _UNKNOWN:
+            self._sites[a] = self._sites[b]
+        self._waiting["site"][self._waiting["site"] == b] = a
+
     def rates(
         self, occupancy: Occupancy, *, total: bool = False, confidence: float = 0.95
     ) -> dict[str, Rate]:

@@ -15,16 +15,17 @@ import numpy as np
 
 from engines.runtime import Engine
 from stream.appearance import Picture
-from stream.columns import Columns
+from stream.columns import Columns, find_columns
 from stream.config import Settings
 from stream.drift import Shift
-from stream.frame import CalibrationError, Frame, Gap, SeriesHeader
+from stream.frame import CalibrationError, Frame, Gap, SeriesHeader, WireError
 from stream.hopping import Hop
 from stream.infer import ColumnFinder
 from stream.maps import SpecimenMap
 from stream.tracking import Tracked, Tracker
 
 WARM_UP_SHAPE_YX = (512, 512)
+WARM_UP_DTYPES = ("u1", "u2", "u4")  # of cameras
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,27 +83,32 @@ class Analysis:
         pixel_size_nm, period_s = known.pixel_size_nm or 0.0, known.frame_period_s or 0.0
         threshold = self.settings.engine.threshold
         self._finder = ColumnFinder(self.engine, known.shape_yx, pixel_size_nm, threshold)
-        self.tracker = Tracker(known.shape_yx, pixel_size_nm, period_s, lag=self.settings.tracking.lag_frames)
+        lag = self.settings.tracking.lag_frames
+        self.tracker = Tracker(known.shape_yx, pixel_size_nm, period_s, lag=lag, bad_pixels=known.bad_pixels)
         self._go_on_from_checkpoint()
 
     def see(self, frame: Frame) -> Seen | None:
-        """Send one frame down the pipeline; None if its series is not analysed.
+        """Send one frame down the pipeline; None if its series is not analysed, or if it came too late: frames that
+        were seen or given up already are counted and left alone.
 
         Raises
         ------
         WireError
-            If its payload cannot be decoded; nothing is changed then.
+            If its payload cannot be decoded, or its time is not after the last one's; nothing is changed then.
         """
         if self._finder is None or self.tracker is None or self.header is None:
             self.miss(Gap(frame.series_id, frame.index, 1, "paused"))
             return None
+        if self._next_index is not None and frame.index < self._next_index:
+            self._counters["out_of_order"] += 1
+            return None
         started_ns = time.perf_counter_ns()
+        t_ns = self._time_ns(frame)
         counts = frame.counts
         decoded_ns = time.perf_counter_ns()
         columns, image = self._finder.find(counts, self.header.bad_pixels)
         found_ns = time.perf_counter_ns()
         self._expect(frame.index)
-        t_ns = self._time_ns(frame)
         picture = Picture(image, self._finder.zoom_yx)
         tracked = self.tracker.update(frame.index, t_ns, columns.yx_px, columns.score, picture)
         tracked_ns = time.perf_counter_ns()
@@ -110,7 +116,8 @@ class Analysis:
         self._count(tracked.events)
         self._counters["analysed"] += 1
         self._counters["columns"] = len(columns.score)
-        self._counters["sites"] = int(np.count_nonzero(~self.tracker.sites.proposed))
+        sites = self.tracker.sites
+        self._counters["sites"] = int(np.count_nonzero(~sites.proposed[sites.awake]))
         stage_ms = {name: ns / 1e6 for name, ns in self._finder.stage_ns.items()}
         stage_ms |= {"decode": (decoded_ns - started_ns) / 1e6, "track": (tracked_ns - found_ns) / 1e6}
         return Seen(frame.index, t_ns, frame.recv_ns, columns, image, tracked, stage_ms)
@@ -162,16 +169,32 @@ class Analysis:
 
     def warm_up(self) -> None:
         """Compile and load everything a first frame would have to wait for."""
-        nominal_nm = self.engine.manifest.nominal_nm_px
-        finder = ColumnFinder(self.engine, WARM_UP_SHAPE_YX, nominal_nm)
-        noise = np.random.default_rng(0).poisson(10, WARM_UP_SHAPE_YX).astype(np.uint16)
+        nominal_nm, lag = self.engine.manifest.nominal_nm_px, self.settings.tracking.lag_frames
+        rng, image = np.random.default_rng(0), np.empty(0)
+        mask = np.zeros(WARM_UP_SHAPE_YX, np.bool_)
+        mask[100:140, 100:140] = True  # so many that pixels are unknown after resampling, too
+        for pixel_size_nm in (
+            nominal_nm,
+            0.6 * self.engine.manifest.sampling_nm_px[0],
+        ):  # as it is, and resampled
+            finder = ColumnFinder(self.engine, WARM_UP_SHAPE_YX, pixel_size_nm)
+            for dtype in WARM_UP_DTYPES:
+                counts = rng.poisson(10, WARM_UP_SHAPE_YX).astype(dtype)
+                for bad_pixels in (None, mask):
+                    _, image = finder.find(counts, bad_pixels)
+        maps = np.ones((2, 16, 16), np.float32)
+        maps[:, 4:6, 4:6] = [[[0.1]], [[0.9]]]  # a plateau, and a peak that is too near to it
+        maps[:, 4, 8] = 0.2, 0.8
+        find_columns(maps, 1, 0.5, 6.0)
+
+        image = np.resize(image, WARM_UP_SHAPE_YX).astype(np.float32)
         lattice = 14.0 * np.argwhere(np.ones((30, 30)))
-        tracker = Tracker(WARM_UP_SHAPE_YX, nominal_nm, 1.0)
-        for index in range(4 * self.settings.tracking.lag_frames):
-            _, image = finder.find(noise)
+        tracker = Tracker(WARM_UP_SHAPE_YX, nominal_nm, 1.0, lag=lag)
+        for index in range(4 * lag):
             there = np.delete(lattice, index // 10, axis=0)  # one after the other comes and goes
-            leap_px = 5.0 * (index >= 2 * self.settings.tracking.lag_frames)
-            tracker.update(index, index * 10**9, there + leap_px, None, Picture(image))
+            leap_px = 5.0 * (index >= 2 * lag)
+            seen = image if index % 2 else image[:, :-1]  # in the middle of a padded batch, or all of it
+            tracker.update(index, index * 10**9, there + leap_px, None, Picture(seen))
         tracker.finish()
         tracker.maps()
 
@@ -180,8 +203,9 @@ class Analysis:
         if self.tracker is None or self.header is None or self._next_index is None:
             return {}
         place = np.array([self.header.series_id, self._next_index, *self.header.shape_yx], np.int64)
+        calibration = np.array([self.header.pixel_size_nm, self.header.frame_period_s])
         counted = np.array(json.dumps([self._counters, self._gaps]))
-        return {"place": place, "counted": counted, **self.tracker.state()}
+        return {"place": place, "calibration": calibration, "counted": counted, **self.tracker.state()}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Go on from a checkpoint: its counters now, its tracker when the same series is seen again."""
@@ -195,8 +219,11 @@ class Analysis:
         if state is None or self.header is None or self.tracker is None:
             return
         series_id, next_index, ny, nx = (int(v) for v in state["place"])
-        if series_id == self.header.series_id and (ny, nx) == self.header.shape_yx:
-            self.tracker.restore({k: v for k, v in state.items() if k not in ("place", "counted")})
+        same = (series_id, (ny, nx)) == (self.header.series_id, self.header.shape_yx)
+        calibration = self.header.pixel_size_nm, self.header.frame_period_s
+        if same and calibration == tuple(state["calibration"].tolist()):
+            mine = ("place", "calibration", "counted")
+            self.tracker.restore({k: v for k, v in state.items() if k not in mine})
             self._next_index = next_index
 
     def _expect(self, index: int) -> None:
@@ -205,10 +232,14 @@ class Analysis:
             self._gaps["restart"] += index - self._next_index
 
     def _time_ns(self, frame: Frame) -> int:
-        if frame.t_ns is not None:
-            return frame.t_ns
         period_s = self.header.frame_period_s if self.header else None
-        return round(frame.index * (period_s or 0.0) * 1e9)
+        t_ns = round(frame.index * (period_s or 0.0) * 1e9) if frame.t_ns is None else frame.t_ns
+        try:
+            if self.tracker is not None:
+                self.tracker.occupancy.elapsed_s(frame.index, t_ns)
+        except ValueError as error:
+            raise WireError(str(error)) from error
+        return t_ns
 
     def _count(self, events: list[Hop]) -> None:
         self._counters["events"] += len(events)
@@ -238,4 +269,9 @@ def calibrated(header: SeriesHeader, settings: Settings) -> SeriesHeader:
 
 
 def _same_series(a: SeriesHeader, b: SeriesHeader) -> bool:
-    return (a.series_id, a.shape_yx, a.pixel_size_nm) == (b.series_id, b.shape_yx, b.pixel_size_nm)
+    """Whether two headers are of one series, calibrated alike: a site's position or time is wrong under another."""
+
+    def told(header: SeriesHeader) -> tuple:
+        return header.series_id, header.shape_yx, header.pixel_size_nm, header.frame_period_s
+
+    return told(a) == told(b)

@@ -82,6 +82,8 @@ SITES: Fields = {
     "x_error_nm": ("<f8", "standard error of the position, nm"),
     "born_frame": ("<i8", "the frame that first gave evidence of it; -1 where none did"),
     "proposed": ("?", "a place of the lattice beside columns where hardly any was ever seen"),
+    "retired_frame": ("<i8", "since when nobody looked there, as hardly a column ever was; -1 where one did"),
+    "merged_into": ("<i8", "the older site in the same place, whose row has this one's record; -1 for none"),
     "observed_s": ("<f8", "time it was observed, s"),
     "occupied_s": ("<f8", "expected part of that time in which it was occupied, s"),
     "appeared": ("<i8", "events: filled, from nowhere known"),
@@ -268,6 +270,7 @@ def _site_rows(tracker: Tracker, hindsight: Hindsight | None) -> np.ndarray:
         occupancy.arrivals,
         occupancy.departures,
     )
+    rows["retired_frame"], rows["merged_into"] = sites.retired_frame, sites.merged_into
     rows["y_nm"], rows["x_nm"] = sites.yx_nm.T
     rows["y_error_nm"], rows["x_error_nm"] = sites.error_nm.T
     rows["observed_s"], rows["occupied_s"] = occupancy.observed_s, occupancy.occupied_s
