@@ -24,10 +24,9 @@ _PRIOR_FRAMES = (
 )  # that what is common to all sites stands for, against a site's own: least and most
 _SOME = 5  # sites, to tell how much they differ
 _ENOUGH_FRAMES = 8.0  # of a site, and
-_UNLIKE, _APART = (
-    4.0,
-    0.25,
-)  # a site in one state looks like the other: so many spreads, and that share of the contrast
+# a site in one state that looks like the other: so many spreads away, and that share of the contrast
+_UNLIKE, _APART = 4.0, 0.2
+_STRANGE = 5.0  # spreads: so far from how empty sites look
 _ENOUGH_CONTRAST = 20.0  # site-frames behind the common contrast, before it is asked
 _NOISE_FRAMES = 2000.0  # site-frames of which the noise's covariance remembers
 _NOISE_SITES = 64  # looked at for it in one frame, at most
@@ -119,6 +118,10 @@ class Appearance:
     Parameters
     ----------
     lag : updates after which the occupancy of a frame is told.
+
+    Attributes
+    ----------
+    strange : (m,) bool, sites that look neither empty nor occupied as others do: no picture tells what they are.
     """
 
     def __init__(self, lag: int) -> None:
@@ -135,6 +138,7 @@ class Appearance:
         self._filter = np.zeros((0, self._samples), np.float32)
         self._offset = np.zeros(0)
         self._told = np.zeros(0)
+        self.strange = np.zeros(0, np.bool_)
         self._updates = np.zeros(2, np.int64)  # learned from, and those when the filters were renewed
 
     def add(self, sites: int) -> None:
@@ -230,7 +234,7 @@ class Appearance:
         noise = self._noise / noise_frames
         noise = noise + _RIDGE * np.trace(noise) / self._samples * np.eye(self._samples)
 
-        frames, mean = self._set_right(mean, common, np.linalg.solve(noise, common), both)
+        frames, mean, strange = self._set_right(mean, common, np.linalg.solve(noise, common), both)
 
         # what a site was not seen as is expected to differ from what it was by what is common to all
         known = both >= _ENOUGH_FRAMES
@@ -248,20 +252,26 @@ class Appearance:
         worth = np.maximum(0.0, 1.0 - chance / np.maximum(strength, 1e-9))
         self._filter = (white * worth[:, None]).astype(np.float32)
         self._offset = np.einsum("kp,kp->k", self._filter, 0.5 * (empty + occupied))
+        self.strange = strange
         self._told = np.where(frames.sum(axis=0) >= _ENOUGH_FRAMES, strength * worth, 0.0)
 
     def _set_right(
         self, mean: np.ndarray, common: np.ndarray, white: np.ndarray, both: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Share out anew the record of sites that were seen in one state only, and look like the other.
 
         A site that was held for empty while it was occupied would be so for ever: what it looks like would be how
         an empty site looks there. But all empty sites look much alike, and so do occupied ones, along the contrast
-        that is common to them. Gives `_frames` and the means as they are now.
+        that is common to them. A site that does not look empty even when it is held for empty is strange: what
+        tells its states apart is something else, such as chance.
+
+        Returns
+        -------
+        `_frames` and the means as they are now, and (m,) bool, strange sites.
         """
         frames, known = self._frames, both >= _ENOUGH_FRAMES
         if np.count_nonzero(known) < _SOME:
-            return frames, mean
+            return frames, mean, np.zeros(len(both), np.bool_)
         level = mean @ (white / (common @ white))
         typical = np.median(level[:, known], axis=1)
         spread = 1.48 * np.median(np.abs(level[:, known] - typical[:, None]), axis=1)
@@ -271,8 +281,9 @@ class Appearance:
         mostly = np.argmax(frames, axis=0)
         off = (level - typical[:, None]) * np.array([[1.0], [-1.0]])  # towards the other state
         wrong = np.flatnonzero(one_sided & (np.take_along_axis(off, mostly[None], 0)[0] > far[mostly]))
+        strange = known & (off[0] > max(_STRANGE * spread[0], _APART * gap))
         if gap <= 0 or not len(wrong):
-            return frames, mean
+            return frames, mean, strange
         total = frames[:, wrong].sum(axis=0)
         overall = self._sum[:, wrong].sum(axis=0) / total[:, None]
         at = overall @ (white / (common @ white))
@@ -281,7 +292,7 @@ class Appearance:
         looks = np.stack([empty, empty + gap * common])
         self._frames[:, wrong] = frames[:, wrong] = np.stack([1.0 - share, share]) * total
         self._sum[:, wrong] = frames[:, wrong, None] * looks
-        return frames, self._sum / np.maximum(frames, 1e-9)[:, :, None]
+        return frames, self._sum / np.maximum(frames, 1e-9)[:, :, None], strange
 
     def _alike(self, differ: np.ndarray, frames: np.ndarray, noise: np.ndarray) -> float:
         """For how many frames of its own the common contrast stands: as many as make chance as large as what sites
@@ -294,7 +305,7 @@ class Appearance:
 
     _LEARNED = (
         *("_age", "_step_px", "_frames", "_sum", "_noise", "_noise_frames"),
-        *("_filter", "_offset", "_told", "_updates"),
+        *("_filter", "_offset", "_told", "strange", "_updates"),
     )
 
     def state(self) -> dict[str, np.ndarray]:
@@ -318,4 +329,5 @@ _PER_SITE = {  # and the axis of the sites
     "_filter": 0,
     "_offset": 0,
     "_told": 0,
+    "strange": 0,
 }

@@ -217,8 +217,8 @@ class Tracker:
 
         Returns
         -------
-        (m,) f8, log P(picture | occupied) / P(picture | empty), NaN where the site is out of view, or was found to be
-        another one; inf where its looks never became known, or nobody looks there any more.
+        (m,) f8, log P(picture | occupied) / P(picture | empty), NaN where the site is out of view, is another one
+        after all, or looks like none; inf where its looks never became known, or nobody looks there any more.
         """
         sites = self.sites
         observed = sites.in_view(shift.yx_px, shift.turn_rad) & (not shift.lost)
@@ -226,7 +226,7 @@ class Tracker:
         ratio, told = self.appearance.log_ratio(picture, at_px, observed, sites.spacing_px)
         as_it_was = (told < _KNOWN_LOOKS) | (sites.retired_frame >= 0)
         ratio = np.where(as_it_was, np.inf, np.where(observed, ratio, np.nan))
-        return np.where(sites.merged_into >= 0, np.nan, ratio)
+        return np.where((sites.merged_into >= 0) | self.appearance.strange, np.nan, ratio)
 
     def maps(self, nm_per_px: float | None = None) -> dict[str, SpecimenMap]:
         """The maps "events" and "occurrence"."""
