@@ -32,7 +32,11 @@ class DeviceResampler:
 
 
 class DeviceNormalizer:
-    """Local normalization of up to `most` images at once, as `normalize_exact` does it: 1e-4 on average, from 6 px on.
+    """Local normalization of up to `most` images at once, as `normalize_exact` does it.
+
+    Between the edges of a band sums, weights and variance lie on lines, and every row takes its own ratio and root of
+    them. Where a band is one row (sigma below twice BANDS_PER_SIGMA) that is exact to rounding, from 1 px on; in
+    bands of two rows and more it is right to 1e-4 on average.
 
     Parameters
     ----------
