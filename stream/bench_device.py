@@ -210,7 +210,7 @@ def _agreement(
         wanted, _ = ColumnFinder(engine, counts.shape, manifest.nominal_nm_px).find(counts)
     if got is None:
         raise EngineMismatch("the card could not decode its own benchmark frame")
-    return compare(got, wanted, manifest.min_distance_nm / manifest.nominal_nm_px)
+    return compare(got.columns, wanted, manifest.min_distance_nm / manifest.nominal_nm_px)
 
 
 def compare(got: Columns, wanted: Columns, within_px: float) -> Row:
