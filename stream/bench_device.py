@@ -126,6 +126,12 @@ def _bench_side(
         yield from _stages(device, finder, payload, batch, flop, manifest, ceilings, about)
     for label, sent in (("bslz4", payload), ("plain", _plain(counts))):
         yield {**about, "what": "end to end", "payload": label, **_through(finder, sent, most, seconds)}
+    del finder  # its memory goes to the next
+    finder = DeviceFinder(
+        engine, device, counts.shape, counts.dtype, manifest.nominal_nm_px, most=most, pictures=True
+    )
+    followed = _through(finder, payload, most, seconds)
+    yield {**about, "what": "end to end", "payload": "bslz4, picture back", **followed}
     yield {**about, "what": "agreement with the CPU", **_agreement(finder, counts, payload, name, manifest)}
 
 

@@ -61,9 +61,7 @@ def open_device(wanted: str = "auto") -> Choice:
         raise ValueError(f"unknown device: expected auto, cpu, cuda:0 or cuda:0,cuda:1, got {wanted!r}")
     if wanted == "auto":
         lacking = _why_not(0)
-        return (
-            Choice((0,), "a GPU can be used") if lacking is None else Choice((), f"the CPU, since {lacking}")
-        )
+        return Choice((0,), "a GPU can be used") if lacking is None else Choice((), lacking)
     cards = tuple(dict.fromkeys(int(name.removeprefix("cuda:")) for name in wanted.split(",")))
     for index in cards:
         lacking = _why_not(index)

@@ -1,5 +1,6 @@
 // Resampling and local normalization; between these kernels lie the small matrix products of stream.normalize.
-// Images are (b, ny, nx) f4, one per blockIdx.z; a pixel that is not finite is no measurement.
+// Images are (b, ny, nx) f4, one per blockIdx.z; a pixel that is not finite is no measurement. To be normalized they come
+// as stacks (b, channels, ny, nx) of registered images, which share their mean and deviation.
 
 #define LEAST_KNOWN 0.5f   // as in stream.resample
 #define LEAST_WEIGHT 1e-3f // these three as in stream.normalize
@@ -30,17 +31,19 @@ extern "C" __global__ void resample(
 }
 
 // sums (b, 2, bands, nx): of the finite pixels in each band's rows, and how many they are. grid: x, bands, b.
-extern "C" __global__ void band_sums(const float* image, const int* edges, float* sums, int bands, int ny, int nx) {
+extern "C" __global__ void band_sums(
+    const float* image, const int* edges, float* sums, int channels, int bands, int ny, int nx) {
     int x = blockIdx.x * blockDim.x + threadIdx.x, band = blockIdx.y;
     if (x >= nx) return;
     float total = 0, count = 0;
-    for (int y = edges[band]; y < edges[band + 1]; y++) {
-        float value = image[((i64)blockIdx.z * ny + y) * nx + x];
-        if (isfinite(value)) {
-            total += value;
-            count += 1;
+    for (int c = 0; c < channels; c++)
+        for (int y = edges[band]; y < edges[band + 1]; y++) {
+            float value = image[(((i64)blockIdx.z * channels + c) * ny + y) * nx + x];
+            if (isfinite(value)) {
+                total += value;
+                count += 1;
+            }
         }
-    }
     i64 at = ((i64)blockIdx.z * 2 * bands + band) * nx + x;
     sums[at] = total;
     sums[at + (i64)bands * nx] = count;
@@ -96,7 +99,7 @@ __device__ float between(const float* edge, i64 at, int nx, float t) {
 // blurred (b, 2, bands + 1, nx): sums and counts at the bands' edges. grid: x, bands, b.
 extern "C" __global__ void subtract(
     const float* image, const int* edges, const float* blurred, const float* level, float* out, float* squares,
-    int bands, int ny, int nx, int pitch, i64 room) {
+    int channels, int bands, int ny, int nx, int pitch, i64 room) {
     int x = blockIdx.x * blockDim.x + threadIdx.x, band = blockIdx.y;
     if (x >= nx) return;
     i64 plane = (i64)(bands + 1) * nx, at = blockIdx.z * 2 * plane + (i64)band * nx + x;
@@ -104,12 +107,16 @@ extern "C" __global__ void subtract(
     float total = 0;
     for (int y = first; y < last; y++) {
         float t = (y + 0.5f - first) / (last - first);
-        float value = image[((i64)blockIdx.z * ny + y) * nx + x];
         float weight = between(blurred, at + plane, nx, t);
-        float mean = between(blurred, at, nx, t) / (weight > LEAST_WEIGHT ? weight : 1.0f) + level[blockIdx.z];
-        value = isfinite(value) ? value - mean : 0.0f;
-        out[blockIdx.z * room + (i64)y * pitch + x] = value;
-        total += value * value;
+        bool known = weight > LEAST_WEIGHT * channels;
+        float mean = between(blurred, at, nx, t) / (known ? weight : 1.0f) + level[blockIdx.z];
+        for (int c = 0; c < channels; c++) {
+            i64 one = (i64)blockIdx.z * channels + c;
+            float value = image[(one * ny + y) * nx + x];
+            value = isfinite(value) ? value - mean : 0.0f;
+            out[one * room + (i64)y * pitch + x] = value;
+            total += value * value;
+        }
     }
     squares[((i64)blockIdx.z * bands + band) * nx + x] = total;
 }
@@ -131,7 +138,7 @@ extern "C" __global__ void image_deviation(const double* totals, const double* p
 // variance (b, bands + 1, nx). grid: x, bands, b.
 extern "C" __global__ void scale(
     float* out, const int* edges, const float* blurred, const float* variance, const float* level,
-    const float* overall, int bands, int nx, int pitch, i64 room) {
+    const float* overall, int channels, int bands, int nx, int pitch, i64 room) {
     int x = blockIdx.x * blockDim.x + threadIdx.x, band = blockIdx.y;
     if (x >= nx) return;
     i64 plane = (i64)(bands + 1) * nx, here = (i64)band * nx + x;
@@ -140,11 +147,12 @@ extern "C" __global__ void scale(
     for (int y = first; y < last; y++) {
         float t = (y + 0.5f - first) / (last - first);
         float weight = between(blurred, at + plane, nx, t), factor = 0;
-        if (weight > LEAST_WEIGHT) {
+        if (weight > LEAST_WEIGHT * channels) {
             float mean = between(blurred, at, nx, t) / weight + level[blockIdx.z];
             float deviation = sqrtf(fmaxf(between(variance, at_variance, nx, t) / weight, 0.0f));
             if (deviation > fmaxf(FLAT * fabsf(mean), FAINT * overall[blockIdx.z])) factor = 1.0f / deviation;
         }
-        out[blockIdx.z * room + (i64)y * pitch + x] *= factor;
+        for (int c = 0; c < channels; c++)
+            out[((i64)blockIdx.z * channels + c) * room + (i64)y * pitch + x] *= factor;
     }
 }

@@ -162,6 +162,24 @@ def test_images_are_normalized_as_the_reference_does(
     np.testing.assert_allclose(device.get(alone)[0, 0], got[1, 0, :ny, :nx], atol=2e-5)
 
 
+def test_stacks_share_their_mean_and_deviation(device: Any) -> None:
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[:40, :53]
+    level = 100 * (1 + 0.5 * np.cos(y / 1.7) + x / 53)
+    stacks = np.stack([[rng.poisson(k * level) for k in (1, 2, 4)], [rng.poisson(level) for _ in range(3)]])
+    stacks = stacks.astype("f4")
+    stacks[0, :, 10:13] = np.nan  # bad in all,
+    stacks[0, 1, 20:24, 7] = stacks[1, 2, 3, 3] = np.inf  # and in one
+    out = device.empty((2, 3, 44, 56), "f4")
+    device.fill(out, 7)
+    DeviceNormalizer(device, (40, 53), 6.0, most=2, channels=3)(device.put(stacks.reshape(6, 40, 53)), out)
+    got = device.get(out)
+    for stack, normalized in zip(stacks, got, strict=True):
+        np.testing.assert_allclose(normalized[:, :40, :53], normalize_exact(stack, 6.0), atol=1e-4)
+    assert (got[:, :, 40:] == 7).all()
+    assert (got[:, :, :, 53:] == 7).all()
+
+
 def test_phantom_frames_are_normalized_as_the_reference_does(device: Any) -> None:
     counts = Phantom(seed=5, shape_px=512, frames=1).render(0)
     out = device.empty((1, 1, *counts.shape), "f4")
