@@ -121,8 +121,8 @@ def build_engine(
         str, typer.Argument(help="A shipped engine (see doctor) or the path of an .onnx file.")
     ],
     precision: Annotated[
-        Literal["fp32", "fp16", "int8"] | None,
-        typer.Option(help="Without it the fastest that the engine's file allows."),
+        Literal["fp32", "fp16", "bf16", "fp8", "int8"] | None,
+        typer.Option(help="Without it fp16 from an -fp32 engine, int8 from an int8 one."),
     ] = None,
     shapes: Annotated[
         str | None, typer.Option(help="Images to be fast for, in pixels: sides, or NYxNX; with commas.")
@@ -136,11 +136,12 @@ def build_engine(
 ) -> None:
     """Build an engine's TensorRT plan for this card, so that no session waits for it (needs the gpu extra)."""
     from engines.build import build_plan, plans_folder
-    from engines.runtime import read_engine
+    from engines.runtime import read_engine, read_golden
 
     manifest, network, path = read_engine(engine)
+    example, _ = read_golden(path, manifest)
     plan, facts = build_plan(
-        manifest, network, plans_folder(path), precision=precision, shapes_yx=_shapes_yx(shapes),
+        manifest, network, plans_folder(path), example=example, precision=precision, shapes_yx=_shapes_yx(shapes),
         flavour=flavour, device=device, say=lambda text: console.print(text, highlight=False, soft_wrap=True),
     )  # fmt: skip
     tell({"plan": str(plan), **asdict(facts)}, as_json)
@@ -198,11 +199,13 @@ def _bench_rows(
     from stream.device import Device, open_device
 
     choice = open_device(device)
-    if choice.index is None:
-        raise DeviceError(f"bench --device measures a card: expected cuda:0, got {choice.reason}")
+    if len(choice.cards) != 1:
+        raise DeviceError(
+            f"bench --device measures one card: expected cuda:0, got {device} ({choice.reason})"
+        )
     names = engines.split(",") if engines else [DEFAULT_ENGINE, f"{DEFAULT_ENGINE}-fp32"]
     sides_px = [ny for ny, _ in _shapes_yx(sides) or []]
-    return bench_device(Device(choice.index), choice.index, names, sides_px, 3.0, frames)
+    return bench_device(Device(choice.cards[0]), choice.cards[0], names, sides_px, 3.0, frames)
 
 
 def _shapes_yx(text: str | None) -> list[tuple[int, int]] | None:

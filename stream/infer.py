@@ -7,6 +7,7 @@ trained for, normalized, with zeros (the local mean) beyond the border.
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -20,6 +21,22 @@ from stream.resample import Resampler
 
 MOST_ENLARGED = 2.0  # beyond this a column is a pixel or two of the camera, whatever is made of them
 STAGES = ("resample", "normalize", "network", "columns")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was found in one frame.
+
+    Attributes
+    ----------
+    columns : in pixels of the frame.
+    image : (ny', nx') f4, normalized, as the engine saw it; None where it was not asked for.
+    stage_ms : time each stage took; on a card its share of the batch.
+    """
+
+    columns: Columns
+    image: np.ndarray | None
+    stage_ms: dict[str, float]
 
 
 class Sampling:

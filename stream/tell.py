@@ -26,7 +26,7 @@ def series_message(analysis: Analysis) -> dict[str, Any]:
         "shape_yx": header.shape_yx,
         "pixel_size_nm": header.pixel_size_nm,
         "frame_period_s": period_s,
-        "engine": f"{analysis.engine.manifest.name} ({analysis.engine.backend})",
+        "engine": f"{analysis.where.manifest.name} ({analysis.where.runs_on})",
         "dose_e_nm2": dose_rate * (header.exposure_s or period_s or 0.0) or None if dose_rate else None,
     }
 

@@ -18,6 +18,7 @@ from engines.runtime import open_engine
 from stream.codecs import encode
 from stream.config import Settings
 from stream.demo import demo_phantom
+from stream.find import OnCpu
 from stream.frame import Encoding, Frame, Gap, Item
 from stream.pipeline import Analysis
 
@@ -59,15 +60,14 @@ def session(zoom: float, masked: bool) -> Iterator[Item]:
 
 def main() -> None:
     with open_engine(sys.argv[1]) as engine:
-        analysis = Analysis(Settings(), engine)
+        analysis = Analysis(Settings(), OnCpu(engine, "a test"))
         analysis.warm_up()
         before = compiled()
         for zoom, masked in ((1.0, False), (1.0, True), (0.6, False), (0.6, True)):
             for item in session(zoom, masked):
-                if isinstance(item, Gap):
-                    analysis.miss(item)
-                elif isinstance(item, Frame):
-                    analysis.see(item)
+                if isinstance(item, Gap | Frame):
+                    analysis.start([item])
+                    list(analysis.fetch())
                     analysis.draw_maps()
                 else:
                     analysis.begin(item)  # pyright: ignore[reportArgumentType]

@@ -11,8 +11,9 @@ import pytest
 
 from engines.runtime import Engine, open_engine
 from stream.config import Settings
-from stream.frame import Encoding, Frame, Gap, SeriesHeader, WireError
-from stream.pipeline import Analysis
+from stream.find import OnCpu
+from stream.frame import Encoding, Frame, Gap, SeriesHeader
+from stream.pipeline import Analysis, Seen
 from stream.tracking import Tracker
 from tests.helpers.detections import particle
 from tests.helpers.tiny_engine import make_tiny_engine
@@ -36,6 +37,11 @@ def frame(index: int, t_ns: int | None = None) -> Frame:
     payload = memoryview(counts.tobytes()).toreadonly()
     t_ns = index * PERIOD_NS if t_ns is None else t_ns
     return Frame(3, index, t_ns, 0, payload, Encoding(SMALL, counts.dtype, "none"))
+
+
+def see(analysis: Analysis, one: Frame) -> list[Seen | Gap]:
+    analysis.start([one])
+    return list(analysis.fetch())
 
 
 def followed(tracker: Tracker, yx_px: np.ndarray, first: int, last: int, seed: int = 1) -> list:
@@ -93,39 +99,40 @@ def test_missing_frames_are_no_time_observed_and_their_time_passes() -> None:
 
 @pytest.mark.parametrize("index", [19, 12, 0])
 def test_frames_that_came_before_are_left_alone_and_counted(engine: Engine, index: int) -> None:
-    analysis = Analysis(Settings(), engine)
+    analysis = Analysis(Settings(), OnCpu(engine, "a test"))
     analysis.begin(HEADER)
     for k in range(20):
-        assert analysis.see(frame(k)) is not None
+        assert see(analysis, frame(k))
     before = analysis.state()
-    assert analysis.see(frame(index)) is None
+    assert see(analysis, frame(index)) == []
     assert analysis.report()["counters"]["out_of_order"] == 1
     after = analysis.state()
     assert before.keys() == after.keys()
     for name in before.keys() - {"counted"}:
         np.testing.assert_array_equal(before[name], after[name], err_msg=name)
-    assert analysis.see(frame(20)) is not None
+    assert see(analysis, frame(20))
 
 
 @pytest.mark.parametrize("t_ns", [19 * PERIOD_NS, 5, -1])
-def test_a_clock_that_does_not_go_on_is_refused_by_name(engine: Engine, t_ns: int) -> None:
-    analysis = Analysis(Settings(), engine)
+def test_a_clock_that_does_not_go_on_is_refused_by_name(
+    engine: Engine, t_ns: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    analysis = Analysis(Settings(), OnCpu(engine, "a test"))
     analysis.begin(HEADER)
     for k in range(20):
-        analysis.see(frame(k))
-    with pytest.raises(WireError, match="out of order"):
-        analysis.see(frame(20, t_ns))
-    analysis.miss(Gap(3, 20, 1, "decode"))
-    assert analysis.see(frame(21)) is not None
+        see(analysis, frame(k))
+    assert see(analysis, frame(20, t_ns)) == [Gap(3, 20, 1, "decode")]
+    assert "out of order" in caplog.text
+    assert isinstance(see(analysis, frame(21))[0], Seen)
     assert analysis.report()["gaps"] == {"decode": 1}
 
 
 @pytest.mark.parametrize("change", [{"pixel_size_nm": 0.021}, {"frame_period_s": 0.05}])
 def test_another_calibration_within_a_series_begins_anew(engine: Engine, change: dict[str, float]) -> None:
-    analysis = Analysis(Settings(), engine)
+    analysis = Analysis(Settings(), OnCpu(engine, "a test"))
     analysis.begin(HEADER)
     for k in range(20):
-        analysis.see(frame(k))
+        see(analysis, frame(k))
     first, state = analysis.tracker, analysis.state()
     analysis.begin(HEADER)
     assert analysis.tracker is first
@@ -138,7 +145,7 @@ def test_another_calibration_within_a_series_begins_anew(engine: Engine, change:
     assert tracker.occupancy.frame_period_s == changed.frame_period_s
     assert tracker.sites.pixel_size_nm == changed.pixel_size_nm
     for header, remembered in ((HEADER, True), (changed, False)):
-        again = Analysis(Settings(), engine)
+        again = Analysis(Settings(), OnCpu(engine, "a test"))
         again.restore(state)
         again.begin(header)
         assert again.tracker is not None
