@@ -26,17 +26,20 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from engines.manifest import EngineMismatch
 from stream.cli_engines import engines
 from stream.cli_results import results
-from stream.config import Settings, SettingsError, load_settings
+from stream.config import Settings, SettingsError, load_settings, parse_settings
 from stream.device import DeviceError
 from stream.frame import CalibrationError, RecordingError, WireError
 from stream.terminal import (
     DEFAULT_ENGINE,
     Engine,
     Json,
+    PixelSizeNm,
+    SpacingPx,
     console,
     interruptible,
     progress_bar,
     run_session,
+    size_or_auto,
     tell,
 )  # fmt: skip
 
@@ -125,9 +128,8 @@ def replay(
     file: Annotated[Path, typer.Argument(help="A recording: nxs, h5, tif, dm3, dm4, npy, ...")],
     out: Annotated[Path, typer.Option(help="Where the tables and maps go (HDF5).")],
     engine: Engine = DEFAULT_ENGINE,
-    pixel_size_nm: Annotated[
-        float | None, typer.Option(help="At the specimen, if the file does not say.")
-    ] = None,
+    pixel_size_nm: PixelSizeNm = None,
+    spacing_px: SpacingPx = None,
     frame_period_s: Annotated[float | None, typer.Option(help="If the file does not say.")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings for tracking and so on.")] = None,
     as_json: Json = False,
@@ -135,7 +137,9 @@ def replay(
     """Analyse a recording frame by frame, losing nothing, into documented tables."""
     from stream.offline import analyse_recording
 
-    settings = _override(load_settings(config), engine, pixel_size_nm, frame_period_s)
+    settings = _override(
+        load_settings(config), engine, size_or_auto(pixel_size_nm), spacing_px, frame_period_s
+    )
     with progress_bar() as progress, interruptible() as stop:
         task = progress.add_task(file.name, total=None)
         summary = analyse_recording(
@@ -194,16 +198,22 @@ app.add_typer(engines)
 
 
 def _override(
-    settings: Settings, engine: str, pixel_size_nm: float | None, frame_period_s: float | None
+    settings: Settings,
+    engine: str,
+    pixel_size_nm: float | Literal["auto"] | None,
+    spacing_px: float | None,
+    frame_period_s: float | None,
 ) -> Settings:
     camera = settings.camera.model_dump()
     if pixel_size_nm is not None:
         camera["pixel_size_nm"] = pixel_size_nm
+    if spacing_px is not None:
+        camera["spacing_px"] = spacing_px
     if frame_period_s is not None:
         camera["frame_period_s"] = frame_period_s
     parts = {**settings.model_dump(), "camera": camera}
     parts["engine"] = {**parts["engine"], "name": engine}
-    return Settings.model_validate(parts)
+    return parse_settings(parts, "the command line")
 
 
 def main() -> None:

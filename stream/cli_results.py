@@ -9,7 +9,16 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from stream.terminal import DEFAULT_ENGINE, Engine, Json, progress_bar, tell
+from stream.terminal import (
+    DEFAULT_ENGINE,
+    Engine,
+    Json,
+    PixelSizeNm,
+    SpacingPx,
+    progress_bar,
+    size_or_auto,
+    tell,
+)  # fmt: skip
 
 results = typer.Typer()
 RadiusPx = Annotated[
@@ -25,10 +34,8 @@ def detect(
     ],
     csv: Annotated[Path, typer.Option(help="file, frame, y, x, score, kind; pixels of the input image.")],
     engine: Engine = DEFAULT_ENGINE,
-    pixel_size_nm: Annotated[
-        str | None,
-        typer.Option(help="At the specimen, if the file does not say; auto: estimated from the lattice."),
-    ] = None,
+    pixel_size_nm: PixelSizeNm = None,
+    spacing_px: SpacingPx = None,
     threshold: Annotated[
         float | None, typer.Option(help="Score of a column; without it the engine's own.")
     ] = None,
@@ -37,10 +44,12 @@ def detect(
     """Find the columns in images."""
     from stream.detect import detect_images
 
-    size_nm = _size_or_auto(pixel_size_nm)
+    size_nm = size_or_auto(pixel_size_nm)
     with progress_bar() as progress:
         task = progress.add_task("images", total=len(images))
-        summary = detect_images(images, csv, engine, size_nm, threshold, lambda _: progress.advance(task))
+        summary = detect_images(
+            images, csv, engine, size_nm, spacing_px, threshold, lambda _: progress.advance(task)
+        )
     tell(summary, as_json)
 
 
@@ -176,14 +185,3 @@ def track(
         )
     write_tracks(csv, done.points, done.track)
     tell({"file": str(csv), **done.summary()}, as_json)
-
-
-def _size_or_auto(text: str | None) -> float | Literal["auto"] | None:
-    if text is None or text == "auto":
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise typer.BadParameter(
-            f"expected nm per pixel or auto, got {text!r}", param_hint="--pixel-size-nm"
-        ) from None

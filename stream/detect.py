@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import csv
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from engines.manifest import Manifest
+from engines.manifest import EngineMismatch, Manifest
 from engines.runtime import open_engine
+from stream.calibrate import measure_scale
 from stream.files import open_recording
 from stream.frame import CalibrationError, Frame
-from stream.infer import ColumnFinder
-from stream.scale import Scale, estimate_scale
+from stream.infer import ColumnFinder, own_pixel_size_nm
+from stream.scale import Scale
+from stream.spacing import Spacing
 
 FIELDS = ("file", "frame", "y", "x", "score", "kind")
-SCALE_FRAMES = 8  # of a stack, that a pixel size is estimated from
-log = logging.getLogger("hopscope.detect")
 
 
 def detect_images(
@@ -28,6 +26,7 @@ def detect_images(
     out_csv: Path,
     engine_name: str,
     pixel_size_nm: float | Literal["auto"] | None,
+    spacing_px: float | None,
     threshold: float | None,
     on_image: Callable[[Path], object] = lambda _: None,
 ) -> dict[str, Any]:
@@ -39,16 +38,18 @@ def detect_images(
     out_csv : table with FIELDS; y and x in pixels of the input image, (0, 0) the first pixel's centre.
     pixel_size_nm : at the specimen, in nm; overrides what a file says. "auto" estimates it for every file from its
         lattice, says so in the log, and adds a column pixel_size_nm to the table.
+    spacing_px : from a column to its nearest, for an engine that is scaled by that; None measures it in every file,
+        says so in the log, and adds a column spacing_px to the table.
 
     Raises
     ------
     CalibrationError
         If neither `pixel_size_nm` nor the file says how large a pixel is, or it cannot be estimated.
     EngineMismatch
-        If the engine cannot read that sampling.
+        If the engine cannot read that sampling, or is not scaled by what was given.
     """
     frames = columns = 0
-    scales: dict[str, Scale] = {}
+    scales: dict[str, Scale | Spacing] = {}
     partial = out_csv.with_name(out_csv.name + ".partial")
     with (
         open_engine(engine_name) as engine,
@@ -56,17 +57,18 @@ def detect_images(
         partial.open("w", newline="", encoding="utf-8") as file,
     ):
         table = csv.writer(file)
-        table.writerow((*FIELDS, "pixel_size_nm") if pixel_size_nm == "auto" else FIELDS)
+        measured = _measured(engine.manifest, pixel_size_nm, spacing_px)
+        table.writerow((*FIELDS, measured) if measured else FIELDS)
         for image in images:
-            size_nm, estimated = pixel_size_nm, ()
-            if size_nm == "auto":
-                scale = scales[str(image)] = _estimate(image, engine.manifest)
-                size_nm, estimated = scale.pixel_size_nm, (f"{scale.pixel_size_nm:.6g}",)
-            for row in _rows(image, engine, size_nm, threshold):
+            known: dict[str, Any] = {"pixel_size_nm": pixel_size_nm, "spacing_px": spacing_px}
+            if measured:
+                scales[str(image)] = scale = measure_scale(image, engine.manifest)
+                known[measured] = getattr(scale, measured)
+            for row in _rows(image, engine, **known, threshold=threshold):
                 frames += row is None
                 if row is not None:
                     columns += 1
-                    table.writerow((*row, *estimated))
+                    table.writerow((*row, f"{known[measured]:.6g}") if measured else row)
             on_image(image)
         file.close()
         partial.replace(out_csv)  # a failed run never leaves a table that looks whole
@@ -76,21 +78,18 @@ def detect_images(
     return summary
 
 
-def _estimate(image: Path, manifest: Manifest) -> Scale:
-    """The pixel size of a file from its first frames; the log says what it is and how sure."""
-    with open_recording(image) as recording:
-        header = recording.header
-        frames = []
-        for item in islice((item for item in recording if isinstance(item, Frame)), SCALE_FRAMES):
-            frames.append(item.counts.copy())
-            item.release()
-    try:
-        scale = estimate_scale(frames, manifest, header.bad_pixels)
-    except CalibrationError as error:
-        raise CalibrationError(f"{image}: {error}") from None
-    says = "" if header.pixel_size_nm is None else f" (the file says {header.pixel_size_nm:.4g})"
-    log.info("%s: estimated %s%s", image, scale, says)
-    return scale
+def _measured(
+    manifest: Manifest, pixel_size_nm: float | Literal["auto"] | None, spacing_px: float | None
+) -> Literal["pixel_size_nm", "spacing_px"] | None:
+    """What must be measured in every file; None if it is given, or shall be read there."""
+    if manifest.nominal_spacing_px is None:
+        return "pixel_size_nm" if pixel_size_nm == "auto" else None
+    if pixel_size_nm is not None and pixel_size_nm != "auto":
+        raise EngineMismatch(
+            f"engine {manifest.name} is scaled by the spacing of columns: expected that or nothing, got a pixel size "
+            f"of {pixel_size_nm:g} nm; leave it out, or give --spacing-px"
+        )
+    return "spacing_px" if spacing_px is None else None
 
 
 @contextmanager
@@ -103,12 +102,13 @@ def _unless_done(partial: Path) -> Iterator[None]:
 
 
 def _rows(
-    image: Path, engine: Any, pixel_size_nm: float | None, threshold: float | None
+    image: Path, engine: Any, pixel_size_nm: float | None, spacing_px: float | None, threshold: float | None
 ) -> Iterator[tuple[Any, ...] | None]:
     """The rows of one file; None once per frame."""
     with open_recording(image) as recording:
         header = recording.header
         size_nm = header.pixel_size_nm if pixel_size_nm is None else pixel_size_nm
+        size_nm = own_pixel_size_nm(engine.manifest, size_nm, spacing_px)
         if size_nm is None:
             raise CalibrationError(
                 f"the pixel size of {image} is not known: expected it in the file, found none there; "

@@ -17,6 +17,7 @@ from engines.manifest import EngineMismatch
 from engines.runtime import list_engines, open_engine
 from stream.config import Settings
 from stream.frame import CalibrationError
+from stream.infer import own_pixel_size_nm
 
 PACKAGES = ("stream", "engines", "training")
 
@@ -44,6 +45,11 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 def check_calibration(settings: Settings) -> None:
     """Raise CalibrationError if the pixel size is neither set nor promised by the stream."""
+    if settings.camera.pixel_size_nm == "auto":
+        raise CalibrationError(
+            'the pixel size is not known: expected camera.pixel_size_nm in nm, or "stream", got "auto", which measures '
+            "recordings only; measure one of this magnification: hopscope detect --pixel-size-nm auto"
+        )
     if settings.camera.pixel_size_nm is None:
         raise CalibrationError(
             "the pixel size is not known: expected camera.pixel_size_nm in site.toml, got nothing; set it "
@@ -91,11 +97,12 @@ def _engine(settings: Settings) -> Finding:
     wanted = settings.engine
     try:
         with open_engine(wanted.name, wanted.backend, wanted.threads) as engine:
-            low, high = engine.manifest.sampling_nm_px
-            text = (
-                f"{engine.manifest.name} by {engine.backend}, {low} to {high} nm/px, golden output reproduced"
-            )
-    except (EngineMismatch, OSError, ValueError, ImportError) as error:
+            manifest = engine.manifest
+            own_pixel_size_nm(manifest, None, settings.camera.spacing_px)
+            low, high = manifest.spacing_px_range or manifest.sampling_nm_px
+            unit = "px between columns" if manifest.spacing_px_range else "nm/px"
+            text = f"{manifest.name} by {engine.backend}, {low} to {high} {unit}, golden output reproduced"
+    except (EngineMismatch, CalibrationError, OSError, ValueError, ImportError) as error:
         return Finding("engine", "fault", f"{error} (shipped: {', '.join(list_engines())})")
     return Finding("engine", "ok", text)
 

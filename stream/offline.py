@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from engines.manifest import Manifest
 from engines.runtime import open_engine
+from stream.calibrate import measure_scale
 from stream.config import Settings
 from stream.files import open_recording
-from stream.frame import Frame, Gap, SeriesEnd, WireError
+from stream.frame import CalibrationError, Frame, Gap, SeriesEnd, WireError
 from stream.pipeline import Analysis
+from stream.scale import Scale
+from stream.spacing import Spacing
 from stream.tables import ResultFile
 
 
@@ -26,18 +31,19 @@ def analyse_recording(
 
     Returns
     -------
-    A summary: frames, gaps, columns, sites, events, hops, seconds.
+    A summary: frames, gaps, columns, sites, events, hops, seconds, and the scale where it was measured.
 
     Raises
     ------
     CalibrationError, EngineMismatch
-        As `Analysis.begin`.
+        As `Analysis.begin` and `measure_scale`.
     """
     engine_settings = settings.engine
     with (
         open_engine(engine_settings.name, engine_settings.backend, engine_settings.threads) as engine,
         open_recording(path) as recording,
     ):
+        settings, scale = _self_scaled(path, settings, engine.manifest)
         analysis = Analysis(settings, engine)
         analysis.begin(recording.header)
         header = analysis.header or recording.header
@@ -68,9 +74,33 @@ def analyse_recording(
         "frames": analysed,
         **report["counters"],
         "gaps": report["gaps"],
+        **({} if scale is None else {"scale": asdict(scale)}),
         "seconds": round(seconds, 3),
         "frames_per_s": round(analysed / seconds, 2) if seconds else 0.0,
     }
+
+
+def _self_scaled(
+    path: Path, settings: Settings, manifest: Manifest
+) -> tuple[Settings, Scale | Spacing | None]:
+    """The settings with what was measured in the recording where nobody says it: pixel size, or columns' spacing."""
+    camera = settings.camera
+    if manifest.nominal_spacing_px is None:
+        if camera.pixel_size_nm != "auto":
+            return settings, None
+    elif camera.pixel_size_nm == "auto":
+        raise CalibrationError(
+            f"the pixel size cannot be measured: expected an engine that knows a lattice, got {manifest.name}, which "
+            "is scaled by the spacing of columns; hops need nm: give --pixel-size-nm"
+        )
+    elif camera.spacing_px is not None:
+        return settings, None
+    scale = measure_scale(path, manifest)
+    if isinstance(scale, Spacing):
+        known: dict[str, float] = {"spacing_px": scale.spacing_px}
+    else:
+        known = {"pixel_size_nm": scale.pixel_size_nm}
+    return settings.model_copy(update={"camera": camera.model_copy(update=known)}), scale
 
 
 def _see_and_keep(analysis: Analysis, frame: Frame, result: ResultFile) -> None:

@@ -19,7 +19,7 @@ from stream.columns import Columns
 from stream.config import Settings
 from stream.frame import CalibrationError, Frame, Gap, SeriesHeader
 from stream.hopping import Hop
-from stream.infer import ColumnFinder
+from stream.infer import ColumnFinder, own_pixel_size_nm
 from stream.maps import SpecimenMap
 from stream.tracking import Tracked, Tracker
 
@@ -80,7 +80,8 @@ class Analysis:
         self.header = known
         pixel_size_nm, period_s = known.pixel_size_nm or 0.0, known.frame_period_s or 0.0
         threshold = self.settings.engine.threshold
-        self._finder = ColumnFinder(self.engine, known.shape_yx, pixel_size_nm, threshold)
+        own_nm = own_pixel_size_nm(self.engine.manifest, pixel_size_nm, self.settings.camera.spacing_px)
+        self._finder = ColumnFinder(self.engine, known.shape_yx, own_nm or 0.0, threshold)
         self.tracker = Tracker(known.shape_yx, pixel_size_nm, period_s, lag=self.settings.tracking.lag_frames)
         self._go_on_from_checkpoint()
 
@@ -210,7 +211,7 @@ def calibrated(header: SeriesHeader, settings: Settings) -> SeriesHeader:
         If pixel size or frame period are known from neither.
     """
     camera = settings.camera
-    site_nm = None if camera.pixel_size_nm == "stream" else camera.pixel_size_nm
+    site_nm = None if isinstance(camera.pixel_size_nm, str) else camera.pixel_size_nm
     pixel_size_nm = site_nm or header.pixel_size_nm
     period_s = header.frame_period_s or camera.frame_period_s
     for name, value in (("pixel_size_nm", pixel_size_nm), ("frame_period_s", period_s)):
