@@ -144,6 +144,29 @@ class Manifest(BaseModel):
                 "an engine is scaled by the spacing of columns (nominal_spacing_px) or by zone_axes, not by both"
             )
 
+    @property
+    def reads_nm_px(self) -> tuple[float, float]:
+        """(finest, coarsest) pixel size that goes in as it is; where spacing scales an engine, by `own_nm_px`."""
+        if self.spacing_px_range is None:
+            return self.sampling_nm_px
+        nearest, farthest = self.spacing_px_range
+        return self.own_nm_px(farthest), self.own_nm_px(nearest)
+
+    def own_nm_px(self, spacing_px: float) -> float:
+        """The pixel size that gives columns spacing_px apart the distance in nm that the engine was made for.
+
+        Raises
+        ------
+        EngineMismatch
+            If the engine is not scaled by spacing.
+        """
+        if self.nominal_spacing_px is None:
+            raise EngineMismatch(
+                f"engine {self.name} is scaled by the pixel size: expected none but that, got a spacing of columns of "
+                f"{spacing_px:g} px; leave it out"
+            )
+        return self.nominal_nm_px * self.nominal_spacing_px / spacing_px
+
     @classmethod
     def load(cls, path: Path | str) -> Manifest:
         """Read and check a manifest.

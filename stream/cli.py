@@ -33,10 +33,13 @@ from stream.terminal import (
     DEFAULT_ENGINE,
     Engine,
     Json,
+    PixelSizeNm,
+    SpacingPx,
     console,
     interruptible,
     progress_bar,
     run_session,
+    size_or_auto,
     tell,
 )  # fmt: skip
 
@@ -126,9 +129,8 @@ def replay(
     file: Annotated[Path, typer.Argument(help="A recording: nxs, h5, tif, dm3, dm4, npy, ...")],
     out: Annotated[Path, typer.Option(help="Where the tables and maps go (HDF5).")],
     engine: Engine = DEFAULT_ENGINE,
-    pixel_size_nm: Annotated[
-        float | None, typer.Option(help="At the specimen, if the file does not say.")
-    ] = None,
+    pixel_size_nm: PixelSizeNm = None,
+    spacing_px: SpacingPx = None,
     frame_period_s: Annotated[float | None, typer.Option(help="If the file does not say.")] = None,
     device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda:0, or cuda:0,cuda:1 for several in turn.")
@@ -139,7 +141,9 @@ def replay(
     """Analyse a recording frame by frame, losing nothing, into documented tables."""
     from stream.offline import analyse_recording
 
-    settings = _override(load_settings(config), engine, pixel_size_nm, frame_period_s, device)
+    settings = _override(
+        load_settings(config), engine, size_or_auto(pixel_size_nm), spacing_px, frame_period_s, device
+    )
     with progress_bar() as progress, interruptible() as stop:
         task = progress.add_task(file.name, total=None)
         summary = analyse_recording(
@@ -200,15 +204,16 @@ app.add_typer(engines)
 def _override(
     settings: Settings,
     engine: str,
-    pixel_size_nm: float | None,
+    pixel_size_nm: float | Literal["auto"] | None,
+    spacing_px: float | None,
     frame_period_s: float | None,
     device: str | None,
 ) -> Settings:
     """What the command line says goes before what the file says."""
     parts = settings.model_dump()
     parts["engine"] |= {"name": engine} | ({} if device is None else {"device": device})
-    parts["camera"] |= {} if pixel_size_nm is None else {"pixel_size_nm": pixel_size_nm}
-    parts["camera"] |= {} if frame_period_s is None else {"frame_period_s": frame_period_s}
+    told = {"pixel_size_nm": pixel_size_nm, "spacing_px": spacing_px, "frame_period_s": frame_period_s}
+    parts["camera"] |= {name: value for name, value in told.items() if value is not None}
     return parse_settings(parts, "the command line")
 
 

@@ -10,7 +10,17 @@ import typer
 from rich.console import Console
 
 from stream.config import parse_settings
-from stream.terminal import DEFAULT_ENGINE, DeviceName, Engine, Json, progress_bar, tell
+from stream.terminal import (
+    DEFAULT_ENGINE,
+    DeviceName,
+    Engine,
+    Json,
+    PixelSizeNm,
+    SpacingPx,
+    progress_bar,
+    size_or_auto,
+    tell,
+)  # fmt: skip
 
 results = typer.Typer()
 RadiusPx = Annotated[
@@ -26,10 +36,8 @@ def detect(
     ],
     csv: Annotated[Path, typer.Option(help="file, frame, y, x, score, kind; pixels of the input image.")],
     engine: Engine = DEFAULT_ENGINE,
-    pixel_size_nm: Annotated[
-        str | None,
-        typer.Option(help="At the specimen, if the file does not say; auto: estimated from the lattice."),
-    ] = None,
+    pixel_size_nm: PixelSizeNm = None,
+    spacing_px: SpacingPx = None,
     threshold: Annotated[
         float | None, typer.Option(help="Score of a column; without it the engine's own.")
     ] = None,
@@ -39,12 +47,12 @@ def detect(
     """Find the columns in images."""
     from stream.detect import detect_images
 
-    size_nm = _size_or_auto(pixel_size_nm)
+    size_nm = size_or_auto(pixel_size_nm)
     chosen = parse_settings({"engine": {"name": engine, "device": device}}, "detect").engine
     chosen = chosen.model_copy(update={"threshold": threshold})
     with progress_bar() as progress:
         task = progress.add_task("images", total=len(images))
-        summary = detect_images(images, csv, chosen, size_nm, lambda _: progress.advance(task))
+        summary = detect_images(images, csv, chosen, size_nm, spacing_px, lambda _: progress.advance(task))
     tell(summary, as_json)
 
 
@@ -180,14 +188,3 @@ def track(
         )
     write_tracks(csv, done.points, done.track)
     tell({"file": str(csv), **done.summary()}, as_json)
-
-
-def _size_or_auto(text: str | None) -> float | Literal["auto"] | None:
-    if text is None or text == "auto":
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise typer.BadParameter(
-            f"expected nm per pixel or auto, got {text!r}", param_hint="--pixel-size-nm"
-        ) from None

@@ -35,7 +35,8 @@ class Camera(_Section):
     dialect: Literal["auto", "dectris-v2", "array-1.0"] = "auto"
     buffer_mib: int = Field(default=512, ge=16)
     idle_s: float = Field(default=10.0, gt=0)
-    pixel_size_nm: PixelSize | Literal["stream"] | None = None
+    pixel_size_nm: PixelSize | Literal["stream", "auto"] | None = None
+    spacing_px: float | None = Field(default=None, gt=0)
     frame_period_s: float | None = Field(default=None, gt=0)
     dose_rate_e_nm2_s: float | None = Field(default=None, gt=0)
 

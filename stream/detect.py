@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import csv
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from engines.manifest import Manifest
+from engines.manifest import EngineMismatch, Manifest
+from stream.calibrate import measure_scale
 from stream.config import EngineSettings
 from stream.files import open_recording
 from stream.find import Where, find_all, open_where
 from stream.frame import CalibrationError, Frame, WireError
-from stream.scale import Scale, estimate_scale
+from stream.infer import own_pixel_size_nm
+from stream.scale import Scale
+from stream.spacing import Spacing
 
 FIELDS = ("file", "frame", "y", "x", "score", "kind")
-SCALE_FRAMES = 8  # of a stack, that a pixel size is estimated from
-log = logging.getLogger("hopscope.detect")
 
 
 def detect_images(
@@ -28,6 +27,7 @@ def detect_images(
     out_csv: Path,
     engine: EngineSettings,
     pixel_size_nm: float | Literal["auto"] | None,
+    spacing_px: float | None,
     on_image: Callable[[Path], object] = lambda _: None,
 ) -> dict[str, Any]:
     """Find the columns in every frame of every file and write them to `out_csv`.
@@ -39,18 +39,20 @@ def detect_images(
     engine : which, its threshold, and where it runs.
     pixel_size_nm : at the specimen, in nm; overrides what a file says. "auto" estimates it for every file from its
         lattice, says so in the log, and adds a column pixel_size_nm to the table.
+    spacing_px : from a column to its nearest, for an engine that is scaled by that; None measures it in every file,
+        says so in the log, and adds a column spacing_px to the table.
 
     Raises
     ------
     CalibrationError
         If neither `pixel_size_nm` nor the file says how large a pixel is, or it cannot be estimated.
     EngineMismatch, DeviceError
-        If the engine cannot read that sampling, or not run where it shall.
+        If the engine cannot read that sampling, is not scaled by what was given, or cannot run where it shall.
     WireError
         If a frame cannot be decoded.
     """
     frames = columns = 0
-    scales: dict[str, Scale] = {}
+    scales: dict[str, Scale | Spacing] = {}
     partial = out_csv.with_name(out_csv.name + ".partial")
     with (
         closing(open_where(engine, pictures=False)) as where,
@@ -58,17 +60,18 @@ def detect_images(
         partial.open("w", newline="", encoding="utf-8") as file,
     ):
         table = csv.writer(file)
-        table.writerow((*FIELDS, "pixel_size_nm") if pixel_size_nm == "auto" else FIELDS)
+        measured = _measured(where.manifest, pixel_size_nm, spacing_px)
+        table.writerow((*FIELDS, measured) if measured else FIELDS)
         for image in images:
-            size_nm, estimated = pixel_size_nm, ()
-            if size_nm == "auto":
-                scale = scales[str(image)] = _estimate(image, where.manifest)
-                size_nm, estimated = scale.pixel_size_nm, (f"{scale.pixel_size_nm:.6g}",)
-            for row in _rows(image, where, size_nm, engine.threshold):
+            known: dict[str, Any] = {"pixel_size_nm": pixel_size_nm, "spacing_px": spacing_px}
+            if measured:
+                scales[str(image)] = scale = measure_scale(image, where.manifest)
+                known[measured] = getattr(scale, measured)
+            for row in _rows(image, where, **known, threshold=engine.threshold):
                 frames += row is None
                 if row is not None:
                     columns += 1
-                    table.writerow((*row, *estimated))
+                    table.writerow((*row, f"{known[measured]:.6g}") if measured else row)
             on_image(image)
         file.close()
         partial.replace(out_csv)  # a failed run never leaves a table that looks whole
@@ -80,21 +83,18 @@ def detect_images(
     return summary
 
 
-def _estimate(image: Path, manifest: Manifest) -> Scale:
-    """The pixel size of a file from its first frames; the log says what it is and how sure."""
-    with open_recording(image) as recording:
-        header = recording.header
-        frames = []
-        for item in islice((item for item in recording if isinstance(item, Frame)), SCALE_FRAMES):
-            frames.append(item.counts.copy())
-            item.release()
-    try:
-        scale = estimate_scale(frames, manifest, header.bad_pixels)
-    except CalibrationError as error:
-        raise CalibrationError(f"{image}: {error}") from None
-    says = "" if header.pixel_size_nm is None else f" (the file says {header.pixel_size_nm:.4g})"
-    log.info("%s: estimated %s%s", image, scale, says)
-    return scale
+def _measured(
+    manifest: Manifest, pixel_size_nm: float | Literal["auto"] | None, spacing_px: float | None
+) -> Literal["pixel_size_nm", "spacing_px"] | None:
+    """What must be measured in every file; None if it is given, or shall be read there."""
+    if manifest.nominal_spacing_px is None:
+        return "pixel_size_nm" if pixel_size_nm == "auto" else None
+    if pixel_size_nm is not None and pixel_size_nm != "auto":
+        raise EngineMismatch(
+            f"engine {manifest.name} is scaled by the spacing of columns: expected that or nothing, got a pixel size "
+            f"of {pixel_size_nm:g} nm; leave it out, or give --spacing-px"
+        )
+    return "spacing_px" if spacing_px is None else None
 
 
 @contextmanager
@@ -107,12 +107,13 @@ def _unless_done(partial: Path) -> Iterator[None]:
 
 
 def _rows(
-    image: Path, where: Where, pixel_size_nm: float | None, threshold: float | None
+    image: Path, where: Where, pixel_size_nm: float | None, spacing_px: float | None, threshold: float | None
 ) -> Iterator[tuple[Any, ...] | None]:
     """The rows of one file; None once per frame."""
     with open_recording(image) as recording:
         header = recording.header
         size_nm = header.pixel_size_nm if pixel_size_nm is None else pixel_size_nm
+        size_nm = own_pixel_size_nm(where.manifest, size_nm, spacing_px)
         if size_nm is None:
             raise CalibrationError(
                 f"the pixel size of {image} is not known: expected it in the file, found none there; "

@@ -21,6 +21,7 @@ from stream.config import Settings
 from stream.device import Choice, Device, DeviceError, open_device
 from stream.find import open_where
 from stream.frame import CalibrationError
+from stream.infer import own_pixel_size_nm
 
 PACKAGES = ("stream", "engines", "training")
 ON_GPU = {  # what runs an engine there, by the name it is imported with, and how to get it
@@ -53,6 +54,11 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 def check_calibration(settings: Settings) -> None:
     """Raise CalibrationError if the pixel size is neither set nor promised by the stream."""
+    if settings.camera.pixel_size_nm == "auto":
+        raise CalibrationError(
+            'the pixel size is not known: expected camera.pixel_size_nm in nm, or "stream", got "auto", which measures '
+            "recordings only; measure one of this magnification: hopscope detect --pixel-size-nm auto"
+        )
     if settings.camera.pixel_size_nm is None:
         raise CalibrationError(
             "the pixel size is not known: expected camera.pixel_size_nm in site.toml, got nothing; set it "
@@ -134,14 +140,15 @@ def _version(module: str) -> str:
 def _engine(settings: Settings) -> Finding:
     try:
         with closing(open_where(settings.engine, pictures=False)) as where:
-            low, high = where.manifest.sampling_nm_px
-            text = (
-                f"{where.manifest.name} on {where.runs_on}, {low} to {high} nm/px, golden output reproduced"
-            )
+            manifest = where.manifest
+            own_pixel_size_nm(manifest, None, settings.camera.spacing_px)
+            low, high = manifest.spacing_px_range or manifest.sampling_nm_px
+            unit = "px between columns" if manifest.spacing_px_range else "nm/px"
+            text = f"{manifest.name} on {where.runs_on}, {low} to {high} {unit}, golden output reproduced"
             wanted = open_device(settings.engine.device).cards
             if wanted and not where.on_cards:
                 return Finding("engine", "warning", f"{text}, because {where.reason}")
-    except (DeviceError, EngineMismatch, OSError, ValueError, ImportError) as error:
+    except (DeviceError, EngineMismatch, CalibrationError, OSError, ValueError, ImportError) as error:
         return Finding("engine", "fault", f"{error} (shipped: {', '.join(list_engines())})")
     return Finding("engine", "ok", text)
 

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from engines.manifest import EngineMismatch
+from engines.manifest import EngineMismatch, Manifest
 from engines.runtime import Engine
 from stream.columns import Columns, find_columns
 from stream.frame import CalibrationError
@@ -78,6 +78,46 @@ class Sampling:
             score=found.score[inside],
             kind=found.kind[inside],
         )
+
+
+def own_pixel_size_nm(
+    manifest: Manifest, pixel_size_nm: float | None, spacing_px: float | None
+) -> float | None:
+    """The pixel size by which frames are scaled for an engine: the specimen's, or one that columns' spacing gives.
+
+    Parameters
+    ----------
+    pixel_size_nm : at the specimen, None if nobody knows.
+    spacing_px : between nearest columns of the frames, in pixels; None if nobody knows.
+
+    Raises
+    ------
+    CalibrationError
+        If the engine is scaled by spacing, and that is not known or is no spacing.
+    EngineMismatch
+        If a spacing is given to another engine, or columns are nearer than the engine can be shown them.
+    """
+    if spacing_px is not None:
+        if not 0 < spacing_px < np.inf:
+            raise CalibrationError(
+                f"impossible spacing of columns: expected pixels above 0, got {spacing_px}; set camera.spacing_px in "
+                "site.toml, or give --spacing-px"
+            )
+        own_nm = manifest.own_nm_px(spacing_px)
+        if own_nm > MOST_ENLARGED * manifest.reads_nm_px[1]:
+            nearest, farthest = manifest.spacing_px_range or (0.0, 0.0)
+            raise EngineMismatch(
+                f"columns are too near for the engine: {manifest.name} reads columns {nearest:g} to {farthest:g} px "
+                f"apart, and frames with {nearest / MOST_ENLARGED:g} px or more are enlarged to that; got "
+                f"{spacing_px:g} px; raise the magnification, or choose another engine"
+            )
+        return own_nm
+    if manifest.nominal_spacing_px is not None:
+        raise CalibrationError(
+            f"engine {manifest.name} is scaled by the spacing of columns: expected the pixels from a column to its "
+            "nearest, got none; set camera.spacing_px in site.toml (hopscope detect measures it in a recording)"
+        )
+    return pixel_size_nm
 
 
 def checked_threshold(engine: Engine, threshold: float | None) -> float:
@@ -197,7 +237,7 @@ class ColumnFinder:
 def _target_pixel_size_nm(engine: Engine, shape_yx: tuple[int, int], pixel_size_nm: float) -> float:
     """The pixel size that the engine shall see, in nm."""
     manifest = engine.manifest
-    finest, coarsest = manifest.sampling_nm_px
+    finest, coarsest = manifest.reads_nm_px
     if not 0 < pixel_size_nm < np.inf:
         raise CalibrationError(
             f"impossible pixel size: expected nm per pixel at the specimen, above 0, got {pixel_size_nm}; "

@@ -5,18 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from engines.manifest import Manifest
+from stream.calibrate import measure_scale
 from stream.config import Settings
 from stream.files import open_recording
 from stream.files.source import FileSource
 from stream.find import open_where
-from stream.frame import Frame, Gap, Item, SeriesEnd
+from stream.frame import CalibrationError, Frame, Gap, Item, SeriesEnd
 from stream.histories import Histories
 from stream.pipeline import Analysis, Seen
+from stream.scale import Scale
+from stream.spacing import Spacing
 from stream.tables import ResultFile
 
 _ROWS = 256  # frames looked at again before they are written
@@ -33,14 +38,15 @@ def analyse_recording(
 
     Returns
     -------
-    A summary: frames, gaps, columns, sites, events, hops, seconds.
+    A summary: frames, gaps, columns, sites, events, hops, seconds, and the scale where it was measured.
 
     Raises
     ------
     CalibrationError, EngineMismatch
-        As `Analysis.begin`.
+        As `Analysis.begin` and `measure_scale`.
     """
     with closing(open_where(settings.engine)) as where, open_recording(path) as recording:
+        settings, scale = _self_scaled(path, settings, where.manifest)
         analysis = Analysis(settings, where)
         analysis.begin(recording.header)
         header = analysis.header or recording.header
@@ -81,6 +87,7 @@ def analyse_recording(
         "hops": sum(event.kind == "hop" for event in events),
         "gaps": report["gaps"],
         "device": where.runs_on,
+        **({} if scale is None else {"scale": asdict(scale)}),
         "seconds": round(seconds, 3),
         "frames_per_s": round(analysed / seconds, 2) if seconds else 0.0,
     }
@@ -126,3 +133,26 @@ def _batches(
             batch, frames = [], 0
     if batch:
         yield batch
+
+
+def _self_scaled(
+    path: Path, settings: Settings, manifest: Manifest
+) -> tuple[Settings, Scale | Spacing | None]:
+    """The settings with what was measured in the recording where nobody says it: pixel size, or columns' spacing."""
+    camera = settings.camera
+    if manifest.nominal_spacing_px is None:
+        if camera.pixel_size_nm != "auto":
+            return settings, None
+    elif camera.pixel_size_nm == "auto":
+        raise CalibrationError(
+            f"the pixel size cannot be measured: expected an engine that knows a lattice, got {manifest.name}, which "
+            "is scaled by the spacing of columns; hops need nm: give --pixel-size-nm"
+        )
+    elif camera.spacing_px is not None:
+        return settings, None
+    scale = measure_scale(path, manifest)
+    if isinstance(scale, Spacing):
+        known: dict[str, float] = {"spacing_px": scale.spacing_px}
+    else:
+        known = {"pixel_size_nm": scale.pixel_size_nm}
+    return settings.model_copy(update={"camera": camera.model_copy(update=known)}), scale

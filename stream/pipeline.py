@@ -24,7 +24,7 @@ from stream.drift import Shift
 from stream.find import Where
 from stream.frame import CalibrationError, Encoding, Frame, Gap, SeriesHeader
 from stream.hopping import Hop
-from stream.infer import Found
+from stream.infer import Found, own_pixel_size_nm
 from stream.maps import SpecimenMap
 from stream.tracking import Tracked, Tracker
 
@@ -102,7 +102,8 @@ class Analysis:
         self.tracker = self._next_index = None
         self.header = known
         pixel_size_nm, period_s = known.pixel_size_nm or 0.0, known.frame_period_s or 0.0
-        self.where.begin(known, pixel_size_nm, self.settings.engine.threshold)
+        own_nm = own_pixel_size_nm(self.where.manifest, pixel_size_nm, self.settings.camera.spacing_px)
+        self.where.begin(known, own_nm or 0.0, self.settings.engine.threshold)
         self._size = BatchSize(self.settings.engine.latency_ms / 1e3, self.where.most)
         lag = self.settings.tracking.lag_frames
         self.tracker = Tracker(known.shape_yx, pixel_size_nm, period_s, lag=lag, bad_pixels=known.bad_pixels)
@@ -349,7 +350,7 @@ def calibrated(header: SeriesHeader, settings: Settings) -> SeriesHeader:
         If pixel size or frame period are known from neither.
     """
     camera = settings.camera
-    site_nm = None if camera.pixel_size_nm == "stream" else camera.pixel_size_nm
+    site_nm = None if isinstance(camera.pixel_size_nm, str) else camera.pixel_size_nm
     pixel_size_nm = site_nm or header.pixel_size_nm
     period_s = header.frame_period_s or camera.frame_period_s
     for name, value in (("pixel_size_nm", pixel_size_nm), ("frame_period_s", period_s)):

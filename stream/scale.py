@@ -25,7 +25,7 @@ import numpy as np
 
 from engines.manifest import Manifest, ZoneAxis
 from stream.frame import CalibrationError
-from stream.spectrum import FINEST, LEAST_PERIODS, Peaks, spectrum_peaks
+from stream.spectrum import FINEST, LEAST_PERIODS, TILE_PX, Peaks, seen_in_words, spectrum_peaks
 
 LEAST_SCORE = 8.0  # three peaks that are twice as high as noise ever gets
 LEAST_MARGIN = 3.0  # over the best explanation at another scale
@@ -44,6 +44,7 @@ _DISTORTION, _BINS_OFF = 0.02, 1.5  # how far a peak may lie from its reflection
 _RING = 0.012  # how far a lone peak may lie from a reflection's radius
 _BIAS_BINS = 0.15  # a peak's centroid is this uncertain, however strong it is
 _ORDER = 6  # of the reflections
+_LEAST_PIECE_PX = 128  # of an image that is looked at in pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,8 @@ class Scale:
     Attributes
     ----------
     pixel_size_nm : at the specimen.
-    relative_error : standard error, as far as the peaks tell; that of the material's spacings comes on top.
+    relative_error : standard error, as far as the peaks tell, and, where a net stands for several materials, because it
+        may be any; that of a material's spacings comes on top.
     zone_axes : that were recognized, joined by " + ".
     peaks, peaks_seen : of the spectrum: those that the net meets, and all.
     explained : share of the peaks, by ln(strength), less what absent reflections cost.
@@ -82,7 +84,10 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class _Net:
-    """A zone axis laid over the peaks: `met` are indices of peaks, `absent` counts reflections not there."""
+    """A zone axis laid over the peaks: `met` are indices of peaks, `absent` counts reflections not there.
+
+    `constants` is half the logarithm of the largest over the smallest lattice constant that it stands for.
+    """
 
     name: str
     columns: bool
@@ -91,6 +96,7 @@ class _Net:
     relative_error: float
     met: np.ndarray
     absent: int
+    constants: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +128,18 @@ def estimate_scale(
             f"engine {manifest.name} knows no lattice to measure a pixel by: expected zone_axes in its manifest, found "
             "none; give --pixel-size-nm"
         )
-    peaks = spectrum_peaks(images, bad_pixels)
-    explanations = _explanations(peaks, manifest.zone_axes)
-    weight = float(np.log(peaks.strength).sum())
-    best = explanations[0] if explanations else None
-    if best is None or best.score < max(LEAST_SCORE, LEAST_EXPLAINED * weight):
+    for most_px in _piece_sides(images[0].shape):
+        peaks = spectrum_peaks(images, bad_pixels, most_px)
+        explanations = _explanations(peaks, manifest.zone_axes)
+        weight = float(np.log(peaks.strength).sum())
+        best = explanations[0] if explanations else None
+        seen = best is not None and best.score >= max(LEAST_SCORE, LEAST_EXPLAINED * weight)
+        if seen:
+            break
+    if best is None or not seen:
         raise CalibrationError(
             f"the pixel size cannot be estimated: expected the lattice of {_names(manifest)} in the power spectrum, "
-            f"got {_seen(peaks)}{'' if best is None else f', of which {best.met} fit {best.name}'}; "
+            f"got {seen_in_words(peaks)}{'' if best is None else f', of which {best.met} fit {best.name}'}; "
             "give --pixel-size-nm"
         )
     rivals = [one for one in explanations if _differ(one.net, best.net)]
@@ -138,7 +148,7 @@ def estimate_scale(
         alike = " or ".join(f"{one.net.pixel_size_nm:.4g} nm/px ({one.name})" for one in [best, *rivals[:1]])
         raise CalibrationError(
             f"the pixel size cannot be told: expected one scale at which the columns' lattice ({_names(manifest)}) is "
-            f"seen, got {_seen(peaks)}, which fit {alike} about as well; give --pixel-size-nm"
+            f"seen, got {seen_in_words(peaks)}, which fit {alike} about as well; give --pixel-size-nm"
         )
     return Scale(
         pixel_size_nm=best.net.pixel_size_nm,
@@ -152,6 +162,12 @@ def estimate_scale(
         if rivals and rivals[0].score > 0
         else None,
     )
+
+
+def _piece_sides(shape_yx: tuple[int, ...]) -> list[int]:
+    """The whole image, and where nothing is seen, as in a scan that wanders, halves and quarters of it."""
+    side = min(shape_yx)
+    return [TILE_PX, *(n for n in (-(-side // 2), -(-side // 4)) if n >= _LEAST_PIECE_PX)]
 
 
 def _explanations(peaks: Peaks, zone_axes: Sequence[ZoneAxis]) -> list[_Explanation]:
@@ -180,6 +196,8 @@ def _explanations(peaks: Peaks, zone_axes: Sequence[ZoneAxis]) -> list[_Explanat
 def _nets(peaks: Peaks, axis: ZoneAxis) -> list[_Net]:
     """The zone axis at every scale and orientation that a pair of strong peaks suggests."""
     reflections = _reflections(axis)
+    smallest, largest = axis.constant_range
+    middle, half = float(np.sqrt(smallest * largest)), float(np.log(largest / smallest) / 2)
     tried: set[tuple[int, int, bool]] = set()
     nets = []
     for factor, mirrored in _suggestions(peaks, reflections[:_TRIED_REFLECTIONS]):
@@ -188,7 +206,19 @@ def _nets(peaks: Peaks, axis: ZoneAxis) -> list[_Net]:
             tried.add(key)
             laid = _lay(peaks, reflections.conj() if mirrored else reflections, factor)
             if laid is not None:
-                nets.append(_Net(axis.name, axis.columns, *laid))
+                score, factor_abs, error, met, absent = laid
+                nets.append(
+                    _Net(
+                        axis.name,
+                        axis.columns,
+                        score,
+                        factor_abs * middle,
+                        float(np.hypot(error, half / np.sqrt(3))),  # any constant in the range is as likely
+                        met,
+                        absent,
+                        half,
+                    )
+                )
     return nets
 
 
@@ -255,16 +285,10 @@ def _lay(
 
 
 def _differ(one: _Net, other: _Net, part: float = 1.0) -> bool:
-    return abs(np.log(one.pixel_size_nm / other.pixel_size_nm)) > part * OTHER_SCALE
+    """Whether two nets cannot be of one scale; crystals of one kind in a picture have one lattice constant."""
+    slack = 0.0 if one.name == other.name else one.constants + other.constants
+    return abs(np.log(one.pixel_size_nm / other.pixel_size_nm)) > part * OTHER_SCALE + slack
 
 
 def _names(manifest: Manifest) -> str:
     return ", ".join(axis.name for axis in manifest.zone_axes if axis.columns)
-
-
-def _seen(peaks: Peaks) -> str:
-    """What the spectrum shows, for whoever must decide."""
-    if len(peaks) == 0:
-        return "no peak above the noise"
-    periods = ", ".join(f"{1 / abs(q):.3g}" for q in peaks.q[:5])
-    return f"{len(peaks)} peaks (the strongest at periods of {periods} px)"

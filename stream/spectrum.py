@@ -11,7 +11,7 @@ from scipy.fft import fft2, fftfreq, fftshift
 from scipy.ndimage import gaussian_filter, maximum_filter
 
 MOST_PEAKS = 40
-_TILE_PX = 2048  # larger images are cut, and the spectra of the pieces averaged
+TILE_PX = 2048  # no piece is larger
 _SMOOTHING_BINS = 1.0
 _NEIGHBOURHOOD_BINS = 7  # a peak is the highest of so many
 _RING_BINS = 3  # width of the rings in which the background is taken
@@ -42,7 +42,9 @@ class Peaks:
         return len(self.q)
 
 
-def spectrum_peaks(images: Sequence[np.ndarray], bad_pixels: np.ndarray | None = None) -> Peaks:
+def spectrum_peaks(
+    images: Sequence[np.ndarray], bad_pixels: np.ndarray | None = None, most_px: int = TILE_PX
+) -> Peaks:
     """The peaks of the mean power spectrum of images; a drift between them does no harm.
 
     Every image is windowed (Hann). The background is the median in rings, which a crystal's few peaks do not move.
@@ -52,8 +54,10 @@ def spectrum_peaks(images: Sequence[np.ndarray], bad_pixels: np.ndarray | None =
     ----------
     images : (ny, nx) each, one shape, any integer or real dtype.
     bad_pixels : (ny, nx) bool, True where a pixel must not be believed.
+    most_px : larger images are cut, and the spectra of the pieces averaged: a scan that wanders smears the peaks of a
+        large image over many bins, and of a small one over few.
     """
-    pieces = [piece for image in images for piece in _pieces(image, bad_pixels)]
+    pieces = [piece for image in images for piece in _pieces(image, bad_pixels, most_px)]
     power = np.mean([np.abs(np.asarray(fft2(piece))) ** 2 for piece in pieces], axis=0)
     flat = gaussian_filter(_flattened(fftshift(power), len(pieces)), _SMOOTHING_BINS, mode="wrap")
     flat = 1 + (flat - 1) * np.sqrt(len(pieces))  # the noise of a mean is less
@@ -74,14 +78,27 @@ def spectrum_peaks(images: Sequence[np.ndarray], bad_pixels: np.ndarray | None =
     return Peaks(q, flat[tuple(yx.T)], bin_size)
 
 
-def _pieces(image: np.ndarray, bad_pixels: np.ndarray | None) -> Iterator[np.ndarray]:
-    """Windowed f8 images of at most _TILE_PX to a side, zero on average, outliers cut off."""
+def filled(image: np.ndarray, bad_pixels: np.ndarray | None) -> np.ndarray:
+    """f8, the median in place of what must not be believed, outliers cut off."""
     counts = np.array(image, np.float64)
     good = np.isfinite(counts) if bad_pixels is None else np.isfinite(counts) & ~bad_pixels
     low, middle, high = np.quantile(counts[good], [_CLIPPED, 0.5, 1 - _CLIPPED]) if good.any() else (0, 0, 0)
     counts[~good] = middle
-    counts = np.clip(counts, low, high)
-    ny, nx = (n // -(-n // _TILE_PX) for n in counts.shape)
+    return np.clip(counts, low, high)
+
+
+def seen_in_words(peaks: Peaks) -> str:
+    """What the spectrum shows, for whoever must decide."""
+    if len(peaks) == 0:
+        return "no peak above the noise"
+    periods = ", ".join(f"{1 / abs(q):.3g}" for q in peaks.q[:5])
+    return f"{len(peaks)} peaks (the strongest at periods of {periods} px)"
+
+
+def _pieces(image: np.ndarray, bad_pixels: np.ndarray | None, most_px: int) -> Iterator[np.ndarray]:
+    """Windowed f8 images of at most `most_px` to a side, zero on average."""
+    counts = filled(image, bad_pixels)
+    ny, nx = (n // -(-n // most_px) for n in counts.shape)
     window = np.hanning(ny)[:, None] * np.hanning(nx)
     for top in range(0, counts.shape[0] - ny + 1, ny):
         for left in range(0, counts.shape[1] - nx + 1, nx):

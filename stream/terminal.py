@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -23,7 +23,29 @@ Engine = Annotated[str, typer.Option(help="A shipped engine (see doctor) or the 
 DeviceName = Annotated[
     str, typer.Option(help="auto, cpu, cuda:0, or cuda:0,cuda:1 for several in turn; the log says why.")
 ]
+PixelSizeNm = Annotated[
+    str | None,
+    typer.Option(help="At the specimen, if the file does not say; auto: measured by the lattice in it."),
+]
+SpacingPx = Annotated[
+    float | None,
+    typer.Option(
+        help="From a column to its nearest, for engines that are scaled by it; without it, measured.", min=1
+    ),
+]
 console = Console(stderr=True)
+
+
+def size_or_auto(text: str | None) -> float | Literal["auto"] | None:
+    """What was given as --pixel-size-nm."""
+    if text is None or text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"expected nm per pixel or auto, got {text!r}", param_hint="--pixel-size-nm"
+        ) from None
 
 
 def run_session(

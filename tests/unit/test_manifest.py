@@ -111,7 +111,7 @@ def test_an_engine_has_one_ruler(tmp_path: Path) -> None:
     axis = ZoneAxis(name="graphene", spacings_nm=(0.2131, 0.2131), angle_deg=60)
     path = make_tiny_engine(tmp_path, zone_axes=(axis,))
     path = edited(path, "stride = 2", "stride = 2\nnominal_spacing_px = 12.0\nspacing_px_range = [9.0, 16.0]")
-    with pytest.raises(EngineMismatch, match="not both"):
+    with pytest.raises(EngineMismatch, match="not by both"):
         Manifest.load(path)
 
 

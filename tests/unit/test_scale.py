@@ -7,19 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines.manifest import Manifest, ZoneAxis
-from engines.runtime import MODELS
+from engines.manifest import ZoneAxis
 from stream.frame import CalibrationError
 from stream.scale import estimate_scale
 from stream.spectrum import spectrum_peaks
+from tests.helpers.lattices import DISULPHIDE, GOLD, GRAPHENE, MX2, amorphous, columns, counted, knowing
 
-GOLD = Manifest.load(MODELS / "au-on-oxide-hrtem.toml")
 AXES = {axis.name: axis for axis in GOLD.zone_axes}
-GRAPHENE = ZoneAxis(name="graphene", spacings_nm=(0.2131, 0.2131), angle_deg=60)
-
-
-def knowing(*axes: ZoneAxis) -> Manifest:
-    return GOLD.model_copy(update={"zone_axes": axes})
 
 
 def crystal(
@@ -39,10 +33,6 @@ def crystal(
         g = (h * first + k * second * np.exp(1j * angle)) * np.exp(1j * turn_rad)
         image += contrast * np.cos(2 * np.pi * (g.real * x + g.imag * y))
     return image
-
-
-def counted(image: np.ndarray, electrons: float = 20, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).poisson(electrons * np.clip(image, 0, None)).astype(np.uint16)
 
 
 @settings(max_examples=25, deadline=None)
@@ -170,3 +160,59 @@ def test_peaks_lie_at_their_frequencies_to_a_tenth_of_a_bin() -> None:
     peaks = spectrum_peaks([counted(image)])
     assert abs(peaks.q[0] - q) < 0.1 * peaks.bin
     assert (np.diff(peaks.strength) <= 0).all()
+
+
+@pytest.mark.parametrize("pixel_size_nm", [0.012, 0.02, 0.03, 0.045, 0.068])
+@pytest.mark.parametrize("seed", range(3))
+def test_graphene_under_a_film_is_measured_in_one_grain_or_three(pixel_size_nm: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    grains = [crystal(GRAPHENE, pixel_size_nm, turn, contrast=0.03) for turn in rng.uniform(0, np.pi / 3, 3)]
+    for parts in (1, 3):
+        image = np.concatenate([grains[i % parts][i * 100 : i * 100 + 100] for i in range(3)])
+        image += 0.06 * amorphous(image.shape, 0.3 / pixel_size_nm, seed)
+        scale = estimate_scale([counted(image, 100, seed)], knowing(GRAPHENE))
+        assert scale.pixel_size_nm == pytest.approx(pixel_size_nm, rel=0.015)
+
+
+@pytest.mark.parametrize("constant_nm", [0.316, 0.329, 0.352])
+@pytest.mark.parametrize("pixel_size_nm", [0.012, 0.025, 0.04])
+def test_a_disulphide_of_any_constant_is_measured_within_the_range(
+    constant_nm: float, pixel_size_nm: float
+) -> None:
+    bond_px = constant_nm / np.sqrt(3) / pixel_size_nm
+    scale = estimate_scale([counted(columns(DISULPHIDE, bond_px, 0.7) + 0.1)], knowing(MX2))
+    assert scale.pixel_size_nm == pytest.approx(pixel_size_nm, rel=0.065)
+    middle_nm = MX2.spacings_nm[0] / (np.sqrt(3) / 2) * np.sqrt(0.942 * 1.062)
+    assert scale.pixel_size_nm * constant_nm / middle_nm == pytest.approx(pixel_size_nm, rel=0.005)
+    assert 0.03 < scale.relative_error < 0.045  # the constant, known to 6 % either way
+
+
+def test_materials_of_one_range_are_not_rivals() -> None:
+    """Two nets whose constants overlap are one scale as far as anyone can tell; two grains of one are not."""
+    other = MX2.model_copy(update={"name": "other", "spacings_nm": (0.284, 0.284)})
+    image = counted(columns(DISULPHIDE, 8, 0.7) + 0.1)
+    assert estimate_scale([image], knowing(MX2, other)).margin > 8
+    rigid = other.model_copy(update={"spacings_nm": (0.24, 0.24), "constant_range": (1.0, 1.0)})
+    with pytest.raises(CalibrationError, match="about as well"):
+        estimate_scale([image], knowing(MX2, rigid))
+
+
+def test_a_scan_that_wanders_is_measured_in_pieces() -> None:
+    image = columns(DISULPHIDE, 13, 0.5, (768, 768)) + 0.1
+    y = np.arange(768)
+    wander_px = 14 * np.sin(2 * np.pi * y / 700) + 8 * np.sin(2 * np.pi * y / 233)
+    image = np.stack([np.roll(row, round(by)) for row, by in zip(image, wander_px, strict=True)])
+    expected_nm = MX2.spacings_nm[0] * np.sqrt(0.942 * 1.062) / (1.5 * 13)
+    scale = estimate_scale([counted(image)], knowing(MX2))
+    assert scale.pixel_size_nm == pytest.approx(expected_nm, rel=0.03)
+
+
+@pytest.mark.parametrize("axis", [GRAPHENE, MX2])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_film_or_vacuum_or_fringes_are_no_sheet(axis: ZoneAxis, seed: int) -> None:
+    film = 1 + 0.2 * amorphous((256, 256), 6, seed)
+    vacuum = np.ones((256, 256))
+    fringes = crystal(axis, 0.03, shape_yx=(256, 256), orders=((1, 0), (2, 0)))
+    for image in (film, vacuum, fringes, film + fringes):
+        with pytest.raises(CalibrationError, match="cannot be estimated"):
+            estimate_scale([counted(image, 60, seed)], knowing(axis))
