@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
+from training.honeycomb import BOND_ANGSTROM
 from training.kinds import SpecimenSettings, make_specimen
-from training.sheet import BOND_ANGSTROM, SheetSettings
+from training.sheet import SheetSettings
 from training.specimen import Specimen, ZoneAxis, lattice_constant_angstrom
 
 PLACES = {"particle": ("bulk", "surface", "corner"), "sheet": ("ideal", "boundary", "edge")}

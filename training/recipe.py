@@ -14,6 +14,7 @@ from training.exitwave import WaveSettings
 from training.imaging import ImagingSettings
 from training.kinds import KINDS, SpecimenSettings
 from training.networks import NetworkName
+from training.sheet import SheetSettings
 from training.specimen import ParticleSettings
 from training.stem import StemSettings
 
@@ -140,6 +141,10 @@ class Recipe(BaseModel):
                 raise ValueError(f"{key}: sampling_angstrom_px must be positive")
             if isinstance(section, ParticleSettings) and section.diameter_angstrom[0] <= 0:
                 raise ValueError(f"{key}: diameter_angstrom must be positive")
+            if isinstance(section, SheetSettings) and not 0 <= section.holes[0] <= section.holes[1]:
+                raise ValueError(
+                    f"{key}: holes are from {section.holes[0]} to {section.holes[1]}: 0 <= fewest <= most"
+                )
         if self.specimen.kind != self.validation_specimen.kind:
             raise ValueError(
                 f"specimen is a {self.specimen.kind}, validation_specimen a {self.validation_specimen.kind}: "

@@ -78,7 +78,7 @@ def evaluate_engine(
         "specimens": len(waves),
         "draws": draws,
         "candidates_above": CANDIDATE,
-        "shown_doses": doses[1::2],
+        "shown_doses": list(doses[1::2]),
         "usable_if": {
             "least_transfer": recipe.imaging.usable_transfer,
             "over_spacings_nm": [spacing / 10 for spacing in recipe.imaging.spacings_angstrom],

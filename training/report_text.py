@@ -46,12 +46,14 @@ def _head(report: dict[str, Any]) -> Iterator[str]:
     )
     yield ""
     yield "**all**: the images as training draws them, conditions included."
+    smear = (
+        f"; the tallest column's length × tan(tilt), its smear, is at most {limits['most_smear']:g} of the distance "
+        "between neighbouring columns"
+    )
     yield (
-        f"**usable**: {usable['images']} of them ({usable['specimens']} specimens), which meet all three: "
+        f"**usable**: {usable['images']} of them ({usable['specimens']} specimens), in which "
         f"the weakest contrast transfer |T| over the spacings {finest:g} to {coarsest:g} nm is at least "
-        f"{limits['least_transfer']:g} "
-        "(1 is perfect, 0 a reversal); the tallest column's length × tan(tilt), its smear, is at most "
-        f"{limits['most_smear']:g} of the distance between neighbouring columns; and at least "
+        f"{limits['least_transfer']:g} (1 is perfect, 0 a reversal){smear if kind == 'particle' else ''}; and at least "
         f"{100 * limits['least_agreement']:g} % of the columns show one sign of contrast before noise."
     )
     yield ""

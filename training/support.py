@@ -118,10 +118,16 @@ def _amorphous_carbon(
     half = side_angstrom / 2
     xyz = rng.uniform([-half, -half, z_angstrom[0]], [half, half, z_angstrom[1]], (int(0.135 * volume), 3))
     xyz = xyz[_inside(rng, xyz, side_angstrom, z_angstrom, outward, edge_angstrom)]
+    keep = uncrowded(xyz)
+    return Slab(np.full(np.count_nonzero(keep), 6), xyz[keep], "carbon")
+
+
+def uncrowded(xyz: np.ndarray) -> np.ndarray:
+    """(n,) bool, atoms of amorphous carbon without the second of every two nearer than 1.2 Å."""
     crowded = cKDTree(xyz).query_pairs(1.2, output_type="ndarray") if len(xyz) else np.zeros((0, 2), int)
     keep = np.ones(len(xyz), bool)
     keep[crowded[:, 1]] = False
-    return Slab(np.full(np.count_nonzero(keep), 6), xyz[keep], "carbon")
+    return keep
 
 
 def _inside(rng, xyz, side_angstrom, z_angstrom, outward, edge_angstrom) -> np.ndarray:

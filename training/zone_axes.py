@@ -6,9 +6,10 @@ import numpy as np
 
 from engines.manifest import ZoneAxis
 from training.crystals import LatticeSettings
+from training.honeycomb import BOND_ANGSTROM
 from training.kinds import SpecimenSettings
 from training.lattices import LATTICES
-from training.sheet import BOND_ANGSTROM, SheetSettings
+from training.sheet import SheetSettings
 from training.specimen import ZoneAxis as Direction
 from training.specimen import lattice_constant_angstrom
 from training.support import CERIA_LATTICE_ANGSTROM
@@ -29,7 +30,7 @@ def known_zone_axes(settings: SpecimenSettings | LatticeSettings) -> tuple[ZoneA
     if isinstance(settings, LatticeSettings):
         return _monolayers(settings)
     if isinstance(settings, SheetSettings):
-        spacing_nm = round(1.5 * BOND_ANGSTROM / 10, 5)  # between rows of hexagons
+        spacing_nm = round(1.5 * BOND_ANGSTROM / 10, 5)  # 10 and 01 of graphene
         return (ZoneAxis(name="graphene", spacings_nm=(spacing_nm, spacing_nm), angle_deg=60),)
     metal_angstrom = lattice_constant_angstrom(settings.element)
     axes = [_fcc(settings.element, metal_angstrom, axis, True) for axis in settings.zone_axes]
