@@ -59,9 +59,23 @@ class Shift:
 
 def turned(yx_px: np.ndarray, turn_rad: float | np.ndarray, centre_yx_px: np.ndarray) -> np.ndarray:
     """Points (n, 2) turned about a centre, all alike or each by its own (n,), clockwise as pictures are shown."""
-    cosine, sine = np.cos(turn_rad), np.sin(turn_rad)
-    y, x = (yx_px - centre_yx_px).T
-    return np.stack([cosine * y + sine * x, cosine * x - sine * y], axis=1) + centre_yx_px
+    each = np.zeros(len(yx_px)) + turn_rad  # always of one type for the compiler
+    return _turn_each(np.ascontiguousarray(yx_px, np.float64), each, np.asarray(centre_yx_px, np.float64))
+
+
+@njit(cache=True, nogil=True)
+def _turn_each(yx, turn_rad, centre):
+    """Points (n, 2), each turned by its own (n,) about the centre."""
+    out = np.empty_like(yx)
+    cosine, sine, last = 1.0, 0.0, 0.0
+    for i in range(len(yx)):
+        if turn_rad[i] != last:
+            last = turn_rad[i]
+            cosine, sine = np.cos(last), np.sin(last)
+        y, x = yx[i, 0] - centre[0], yx[i, 1] - centre[1]
+        out[i, 0] = cosine * y + sine * x + centre[0]
+        out[i, 1] = cosine * x - sine * y + centre[1]
+    return out
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
