@@ -20,19 +20,19 @@ class Slim(nn.Module):
     """Two conv3x3 per block behind a space-to-depth stem; the map comes out at the stem's resolution.
 
     Convolution, batch norm, ReLU in this order: it quantizes well, and the norm folds into the convolution.
-    Four levels of F, 2F, 4F, 8F features with additive skips; the coarsest has three residual blocks more, for a view
-    of 370 pixels at next to no cost: whether atoms are dark or bright is told by the particle's edge, not by its bulk.
+    Four levels of F, 2F, 4F, 6F features with additive skips; the coarsest has a residual block more, for a view of
+    240 pixels: whether atoms are dark or bright is told by the particle's edge, not by its bulk.
     """
 
     def __init__(self, features: int, stride: int = 2, channels: int = 1, classes: int = 1) -> None:
         super().__init__()
         self.stride, self.multiple_of = stride, stride * 8
-        widths = [features * k for k in (1, 2, 4, 8)]
+        widths = [features * k for k in (1, 2, 4, 6)]
         self.stem = nn.PixelUnshuffle(stride)
         self.pool = nn.MaxPool2d(2)
         inputs = [channels * stride**2, *widths]
         self.down = nn.ModuleList([_block(a, b) for a, b in zip(inputs, widths, strict=False)])
-        self.deep = nn.ModuleList([_block(widths[-1], widths[-1]) for _ in range(3)])
+        self.deep = _block(widths[-1], widths[-1])
         self.up = nn.ModuleList([nn.ConvTranspose2d(b, a, 2, 2) for a, b in pairwise(widths)])
         self.join = nn.ModuleList([_block(w, w) for w in widths[:-1]])
         self.head = nn.Conv2d(features, classes + 1, 1)
@@ -43,8 +43,7 @@ class Slim(nn.Module):
         for level in self.down[1:]:
             skips.append(x)
             x = level(self.pool(x))
-        for block in self.deep:
-            x = x + block(x)
+        x = x + self.deep(x)
         for up, join, skip in reversed(list(zip(self.up, self.join, skips, strict=True))):
             x = join(torch.relu(skip + up(x)))  # never negative: unsigned eight bits hold it to the last one
         return self.head(x)
