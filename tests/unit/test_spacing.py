@@ -36,6 +36,12 @@ def test_columns_are_as_far_apart_as_they_were_put(net: str, electrons: int, nea
         assert f"{found.spacing_px:.4g} px apart" in str(found)
 
 
+def test_columns_too_faint_for_small_tiles_are_found_in_large_ones() -> None:
+    """Without its faint sublattice the lattice would be one of columns √3 times as far apart."""
+    image = 0.2 + columns(DISULPHIDE, 4.5, 1.1)
+    assert estimate_spacing([counted(image, 3)]).spacing_px == pytest.approx(4.5, rel=0.06)
+
+
 @pytest.mark.parametrize("spacing_px", [8.0, 10.0, 16.0])
 def test_a_lattice_in_step_with_the_pixels_is_no_trap(spacing_px: float) -> None:
     found = estimate_spacing([counted(columns(SQUARE, spacing_px, 0.0))])
