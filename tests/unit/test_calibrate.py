@@ -45,7 +45,7 @@ def test_an_engine_scaled_by_spacing_sees_every_magnification(
 ) -> None:
     caplog.set_level(logging.INFO, "hopscope.calibrate")
     image = picture(tmp_path / "a.npy", spacing_px=spacing_px)
-    summary = detect_images([image], tmp_path / "out.csv", str(engine), None, None, None)
+    summary = detect_images([image], tmp_path / "out.csv", EngineSettings(name=str(engine)), None, None)
     assert "nearest bright columns" in caplog.text
     assert summary["scales"][str(image)]["spacing_px"] == pytest.approx(spacing_px, rel=0.02)
     assert summary["columns"] == pytest.approx((300 / spacing_px) ** 2, rel=0.12)
@@ -56,8 +56,10 @@ def test_an_engine_scaled_by_spacing_sees_every_magnification(
 
 def test_a_spacing_that_is_given_is_not_measured(tmp_path: Path, engine: Path) -> None:
     image = picture(tmp_path / "a.npy")
-    given = detect_images([image], tmp_path / "given.csv", str(engine), None, 19.0, None)
-    measured = detect_images([image], tmp_path / "measured.csv", str(engine), "auto", None, None)
+    given = detect_images([image], tmp_path / "given.csv", EngineSettings(name=str(engine)), None, 19.0)
+    measured = detect_images(
+        [image], tmp_path / "measured.csv", EngineSettings(name=str(engine)), "auto", None
+    )
     assert given["columns"] == pytest.approx(measured["columns"], abs=4)
     assert "scales" not in given
 
@@ -65,13 +67,13 @@ def test_a_spacing_that_is_given_is_not_measured(tmp_path: Path, engine: Path) -
 def test_what_does_not_scale_an_engine_is_refused(tmp_path: Path, engine: Path) -> None:
     image = picture(tmp_path / "a.npy")
     with pytest.raises(EngineMismatch, match=r"scaled by the spacing of columns.*--spacing-px"):
-        detect_images([image], tmp_path / "no.csv", str(engine), 0.02, None, None)
+        detect_images([image], tmp_path / "no.csv", EngineSettings(name=str(engine)), 0.02, None)
     with pytest.raises(EngineMismatch, match="too near for the engine: tiny reads columns 10 to 15 px"):
-        detect_images([image], tmp_path / "no.csv", str(engine), None, 4.9, None)
+        detect_images([image], tmp_path / "no.csv", EngineSettings(name=str(engine)), None, 4.9)
     (tmp_path / "nm").mkdir()
     by_nm = make_tiny_engine(tmp_path / "nm").with_suffix(".onnx")
     with pytest.raises(EngineMismatch, match="scaled by the pixel size"):
-        detect_images([image], tmp_path / "no.csv", str(by_nm), 0.02, 12.0, None)
+        detect_images([image], tmp_path / "no.csv", EngineSettings(name=str(by_nm)), 0.02, 12.0)
     assert not (tmp_path / "no.csv").exists()
 
 
