@@ -123,7 +123,8 @@ def network_maps(network: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
     @torch.inference_mode()
     def maps(images: np.ndarray) -> np.ndarray:
         network.eval()
-        return torch.softmax(network(torch.from_numpy(images)).float(), 1).numpy()
+        device = next(network.parameters()).device
+        return torch.softmax(network(torch.from_numpy(images).to(device)).float(), 1).cpu().numpy()
 
     return maps
 
@@ -148,20 +149,6 @@ def candidates(
 def score_at(found: list[tuple[np.ndarray, np.ndarray, Truth]], threshold: float) -> Score:
     """The score of all images together at one threshold."""
     return sum((judge(yx[score >= threshold], truth) for yx, score, truth in found), Score())
-
-
-def evaluate_network(
-    network: nn.Module,
-    shown: dict[float, list[tuple[np.ndarray, Truth]]],
-    recipe: Recipe,
-    threshold: float = 0.5,
-) -> dict[float, Score]:
-    """Scores by dose of a network at one threshold."""
-    maps = network_maps(network)
-    return {
-        dose: score_at(candidates(maps, network.stride, some, recipe), threshold)
-        for dose, some in shown.items()
-    }
 
 
 def best_threshold(by_dose: dict[float, list[tuple[np.ndarray, np.ndarray, Truth]]]) -> float:

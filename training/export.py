@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from engines.manifest import Manifest
+from training.checkpoint import Checkpoint
 from training.dataset import DEFAULT_CACHE, Truth, draw_scene, photograph, validation_waves
 from training.evaluate import best_threshold, candidates, network_maps, score_at, validation_images
 from training.exitwave import exit_waves
 from training.networks import build_network
 from training.recipe import Recipe
-from training.train import Checkpoint
 from training.zone_axes import known_zone_axes
 
 Shown = dict[float, list[tuple[np.ndarray, Truth]]]  # dose -> images and truths

@@ -10,6 +10,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 SupportKind = Literal["ceria", "titania", "zirconia", "carbon"]
+CERIA_LATTICE_ANGSTROM = 5.411
 
 
 class Slab(NamedTuple):
