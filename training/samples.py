@@ -41,7 +41,7 @@ def draw_samples(
             yx_px, score, truth = found[dose][k]
             picture = _picture(shown[dose][k][0], truth.yx_px, yx_px[score >= threshold])
             ImageDraw.Draw(picture).text(
-                (4, 2), f"{dose:g} e/Å²", fill=(255, 255, 255), stroke_width=1, stroke_fill=0
+                (4, 2), f"{dose:g} e/A2", fill=(255, 255, 255), stroke_width=1, stroke_fill=0
             )
             sheet.paste(picture, (k * nx, row * ny))
     path.parent.mkdir(parents=True, exist_ok=True)

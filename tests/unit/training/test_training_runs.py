@@ -24,6 +24,7 @@ from training.dataset import Truth
 from training.descent import LOSSES, Descent
 from training.evaluate import Score
 from training.samples import _FOUND, _TRUE, draw_samples
+from training.spread import spread
 
 run = partial(training_run.train, device="cpu", threads=1, workers=0)
 
@@ -136,6 +137,15 @@ def test_one_seed_is_one_training_and_another_seed_another(cache, tmp_path):
     assert same_weights(first, again)
     assert not same_weights(first, other)
     assert first.recipe.train.seed == 3
+    between = spread([tmp_path / "first", tmp_path / "other"])
+    assert "over 2 seeds (3, 4)" in between.markdown()
+    assert between.f1["f1_310_e_angstrom2"][1] == float(
+        rows(tmp_path / "other/validation.csv")[-1]["f1_310_e_angstrom2"]
+    )
+    with pytest.raises(TrainingError, match="expected each once"):
+        spread([tmp_path / "first", tmp_path / "again"])
+    with pytest.raises(TrainingError, match="two trainings or more"):
+        spread([tmp_path / "first"])
     with pytest.raises(TrainingError, match="trained with seed 3, not 0: resume with --seed 3"):
         run(recipe, tmp_path / "first", cache=cache, resume=True)
     assert run(recipe, tmp_path / "first", cache=cache, resume=True, seed=3).exists()
