@@ -84,7 +84,8 @@ def checkpoint_to_resume(path: Path, recipe: Recipe, processes: int) -> Checkpoi
         digests = [hashlib.sha256(r.model_dump_json().encode()).hexdigest()[:8] for r in (theirs, ours)]
         raise TrainingError(
             f"{path} was trained by another recipe ({digests[0]}, not {digests[1]}): resume with the recipe it was "
-            "started with, on the device it was started on (a section [gpu] makes another recipe of it), or train into another folder"
+            "started with, on the device it was started on (a section [gpu] makes another recipe of it), or train "
+            "into another folder"
         )
     if start.processes != processes:
         raise TrainingError(

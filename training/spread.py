@@ -35,7 +35,8 @@ class Spread:
             f"| {name} | {values.mean():.4f} | {values.std(ddof=1):.4f} | {', '.join(f'{x:.4f}' for x in values)} |"
             for name, values in self.f1.items()
         ]
-        title = f"{self.recipe} after {self.step} steps, over {len(self.seeds)} seeds ({', '.join(map(str, self.seeds))})"
+        seeds = f"{len(self.seeds)} seeds ({', '.join(map(str, self.seeds))})"
+        title = f"{self.recipe} after {self.step} steps, over {seeds}"
         return "\n".join(
             [title, "", "| | mean | standard deviation | each |", "| --- | --- | --- | --- |", *rows]
         )
