@@ -7,20 +7,20 @@ both are used strongly typed.
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import importlib
 import importlib.util
 import json
 import logging
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
+from engines.compile import Say, compile_plan
 from engines.manifest import EngineMismatch, Manifest
 from engines.precision import Precision, in_precision, possible_precision
 
@@ -31,15 +31,12 @@ SIDES_PX = (512, 1024, 2048, 4096)  # of the images that get a profile of their 
 MOST_BATCHED_PX = 4 * 1024**2  # per batch, as far as frames are batched at all
 LARGEST_PX = 4096  # side of the one profile for every other shape
 ANY_BATCH = 4  # and its largest batch
-INPUT, OUTPUT = "input", "probabilities"
 ANY_RTX = "any RTX card from Ampere on"
 TURING = (7, 5)
 
-SAY_S = 3.0  # between two messages of progress
 PLANS = "HOPSCOPE_PLANS"  # environment: a folder for all plans, where the engines' own is not writable
 
 log = logging.getLogger("hopscope.engine")
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +130,7 @@ def build_plan(
     network: bytes,
     folder: Path,
     *,
+    example: np.ndarray | None = None,
     precision: Precision | None = None,
     shapes_yx: Sequence[tuple[int, int]] | None = None,
     flavour: Flavour | None = None,
@@ -145,7 +143,8 @@ def build_plan(
     ----------
     manifest, network : the engine and its ONNX file.
     folder : of the plans; made if it is not there.
-    precision : None for the fastest that the engine can have.
+    example : the golden input, which fp8 takes its scales from.
+    precision : None for the usual of those that the engine can have.
     shapes_yx : (ny, nx) of the images to be fast for, in pixels; None for those of the plan that is there, or
         squares of `SIDES_PX`.
     flavour : the library; None for the first installed of `FLAVOURS`.
@@ -183,9 +182,20 @@ def build_plan(
     if stale is None:
         return path, facts
     say(f"building {path.name}: {stale}; this takes up to some minutes")
-    cache = folder / f"timing.{flavour}.{facts.version}.{card}.cache" if flavour == "tensorrt" else None
-    with _no_garbage_collection():
-        plan = _build(trt, manifest, in_precision(network, manifest, precision), facts, gpu, cache, say)
+    cache = folder / f"timing.{flavour}.{facts.version}.{card}.cache"
+    keep = flavour == "tensorrt"
+    known = cache.read_bytes() if keep and cache.is_file() else b""
+    plan, timings = compile_plan(
+        trt,
+        in_precision(network, manifest, precision, example),
+        profiles(manifest, facts.shapes_yx),
+        name=manifest.name,
+        cache=known if keep else None,
+        turing=not keep and gpu is not None and gpu.capability == TURING,
+        say=say,
+    )
+    if keep:
+        _write(cache, timings)
     _write(path, plan)
     described = {**asdict(facts), "plan_sha256": hashlib.sha256(plan).hexdigest()}
     _write(path.with_suffix(".json"), json.dumps(described, indent=1).encode())
@@ -237,124 +247,6 @@ def _stale(before: dict[str, Any], facts: PlanFacts) -> str | None:
     now = json.loads(json.dumps(asdict(facts)))  # tuples as the file has them
     changed = [f"{key} was {before.get(key)}, is {now[key]}" for key in now if before.get(key) != now[key]]
     return "; ".join(changed) or None
-
-
-def _build(
-    trt: Any,
-    manifest: Manifest,
-    network: bytes,
-    facts: PlanFacts,
-    gpu: Gpu | None,
-    cache: Path | None,
-    say: Say,
-) -> bytes:
-    """Parse, profile, build."""
-    heard: list[str] = []
-    logger = _logger(trt, heard)
-    builder = trt.Builder(logger)
-    # version 11 is always strongly typed, and has no flag left for it
-    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    definition = builder.create_network(0 if typed is None else 1 << int(typed))
-    parser = trt.OnnxParser(definition, logger)
-    parsed = parser.parse(network)
-    if not parsed or definition.num_outputs == 0:
-        raise EngineMismatch(
-            f"{facts.library} {facts.version} cannot read engine {manifest.name}: "
-            f"{_parser_errors(parser) or 'the file holds no network'}; export the engine again, or choose another "
-            "backend"
-        )
-    names = [definition.get_input(0).name, definition.get_output(0).name]
-    if names != [INPUT, OUTPUT]:
-        raise EngineMismatch(
-            f"engine {manifest.name} is none of ours: expected input and output named {INPUT} and {OUTPUT}, got "
-            f"{names}; export it with hopscope train"
-        )
-    config = builder.create_builder_config()
-    config.clear_flag(trt.BuilderFlag.TF32)  # ten bits are not what fp32 promises
-    for least, usual, largest in profiles(manifest, facts.shapes_yx):
-        profile = builder.create_optimization_profile()
-        profile.set_shape(INPUT, least, usual, largest)
-        config.add_optimization_profile(profile)
-    config.progress_monitor = monitor = _monitor(trt, say)
-    if facts.library == "tensorrt-rtx" and gpu is not None and gpu.capability == TURING:
-        config.num_compute_capabilities = 1  # by default only Ampere and later are built for
-        config.set_compute_capability(trt.ComputeCapability.SM75, 0)
-    if cache is not None:
-        known = cache.read_bytes() if cache.is_file() else b""
-        config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)
-    plan = builder.build_serialized_network(definition, config)
-    del monitor
-    if plan is None:
-        raise EngineMismatch(
-            f"{facts.library} {facts.version} cannot build engine {manifest.name}: "
-            f"{'; '.join(heard[-3:]) or 'it does not say why'}; update it, or choose another backend"
-        )
-    if cache is not None:
-        _write(cache, bytes(config.get_timing_cache().serialize()))
-    return bytes(plan)
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """TensorRT calls our logger while it holds a lock of its own; were an old builder collected then, it would wait
-    for that lock for ever."""
-    was_on = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
-def _parser_errors(parser: Any) -> str:
-    found = []
-    for i in range(parser.num_errors):
-        error = parser.get_error(i)
-        layer = error.node_name() or f"number {error.node()}"
-        found.append(f"layer {layer} ({error.node_operator()}): {error.desc()}")
-    return "; ".join(found)
-
-
-def _logger(trt: Any, heard: list[str]) -> Any:
-    """Keeps errors for our own message, and sends what is less to the log."""
-
-    class Logger(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                heard.append(message.strip())
-            else:
-                log.debug("%s: %s", trt.__name__, message)
-
-    return Logger()
-
-
-def _monitor(trt: Any, say: Say) -> Any:
-    """Says how far a long build has come, every few seconds."""
-
-    class Monitor(trt.IProgressMonitor):
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self.steps: dict[str, int] = {}
-            self.said_s = time.monotonic()
-
-        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
-            self.steps[phase] = steps
-
-        def step_complete(self, phase: str, step: int) -> bool:
-            if time.monotonic() - self.said_s > SAY_S:
-                self.said_s = time.monotonic()
-                say(f"{phase.lower()}: {step + 1} of {self.steps.get(phase, 0)}")
-            return True
-
-        def phase_finish(self, phase: str) -> None:
-            self.steps.pop(phase, None)
-
-    return Monitor()
 
 
 def _write(path: Path, content: bytes) -> None:

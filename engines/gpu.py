@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from engines.build import INPUT, OUTPUT
+from engines.compile import INPUT, OUTPUT
 from engines.manifest import EngineMismatch
 
 SHAPES_KEPT = (

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+LEAST_SPACING_PX = 2.0  # nearer columns are above the camera's Nyquist frequency
+LEAST_CONSTANT = 0.8  # of a zone axis's: materials that differ more need zone axes of their own
 FileName = Annotated[str, Field(pattern=r"^[\w.+-]+$")]
 
 
@@ -24,12 +26,16 @@ class EngineMismatch(Exception):
 class ZoneAxis(BaseModel):
     """A crystal seen along an axis: two sets of planes that span its diffraction pattern.
 
+    Any net in the plane can be said so, a sheet's too: graphene has two sets of planes 0.2131 nm apart at 60°.
+
     Attributes
     ----------
     name : material and axis, for people.
     spacings_nm : between the planes of each set, in nm.
     angle_deg : between the two sets' normals (their reciprocal vectors).
     columns : whether its columns are what the engine finds; if not, it may lie beside them in a picture.
+    constant_range : (smallest, largest) lattice constant of all materials that this net stands for, relative to the
+        one of `spacings_nm`, where the engine was made for several: (0.94, 1.06). (1, 1) for one material.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,6 +44,17 @@ class ZoneAxis(BaseModel):
     spacings_nm: tuple[PositiveFloat, PositiveFloat]
     angle_deg: Annotated[float, Field(gt=0, lt=180)]
     columns: bool = True
+    constant_range: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        smallest, largest = self.constant_range
+        if not LEAST_CONSTANT <= smallest <= 1 <= largest <= 1 / LEAST_CONSTANT:
+            raise ValueError(
+                f"constant_range ({smallest}, {largest}) must hold 1, and no constant may be less than "
+                f"{LEAST_CONSTANT} of another: a ruler that stretches farther measures nothing"
+            )
+        return self
 
 
 class Manifest(BaseModel):
@@ -66,6 +83,10 @@ class Manifest(BaseModel):
     licence : of the weights.
     zone_axes : of the material, and of what lies beside it: the ruler where a picture has no pixel size. Empty for an
         engine that was not made for a material.
+    nominal_spacing_px, spacing_px_range : for an engine that finds columns of any material: the distance between
+        nearest columns, in pixels of its input, that it was trained for, and the (smallest, largest) it reads as well.
+        Such an engine knows no nanometres: those of the other fields are meant for columns
+        `nominal_spacing_px * nominal_nm_px` apart. None for an engine that is scaled by the pixel size.
     metrics : measured on data never seen in training, by name.
     """
 
@@ -91,6 +112,8 @@ class Manifest(BaseModel):
     commit: str
     licence: str
     zone_axes: tuple[ZoneAxis, ...] = ()
+    nominal_spacing_px: PositiveFloat | None = None
+    spacing_px_range: tuple[PositiveFloat, PositiveFloat] | None = None
     metrics: dict[str, float] = {}
 
     @model_validator(mode="after")
@@ -102,7 +125,24 @@ class Manifest(BaseModel):
             )
         if self.multiple_of % self.stride:
             raise ValueError(f"multiple_of {self.multiple_of} is not a multiple of stride {self.stride}")
+        self._check_spacing()
         return self
+
+    def _check_spacing(self) -> None:
+        nominal, accepted = self.nominal_spacing_px, self.spacing_px_range
+        if nominal is None and accepted is None:
+            return
+        if nominal is None or accepted is None:
+            raise ValueError("nominal_spacing_px and spacing_px_range belong together: give both, or none")
+        if not LEAST_SPACING_PX <= accepted[0] <= nominal <= accepted[1]:
+            raise ValueError(
+                f"nominal_spacing_px {nominal} lies outside spacing_px_range {accepted}, or columns nearer than "
+                f"{LEAST_SPACING_PX:g} px are asked for, which no image can show"
+            )
+        if self.zone_axes:
+            raise ValueError(
+                "an engine is scaled by the spacing of columns (nominal_spacing_px) or by zone_axes, not by both"
+            )
 
     @classmethod
     def load(cls, path: Path | str) -> Manifest:
@@ -135,7 +175,7 @@ class Manifest(BaseModel):
         """The manifest as TOML, which `load` reads back equal."""
         facts = self.model_dump()
         metrics = facts.pop("metrics")
-        lines = [f"{key} = {_toml(value)}" for key, value in facts.items()]
+        lines = [f"{key} = {_toml(value)}" for key, value in facts.items() if value is not None]
         if metrics:
             lines += ["", "[metrics]", *(f"{_toml(key)} = {_toml(value)}" for key, value in metrics.items())]
         return "\n".join(lines) + "\n"

@@ -165,6 +165,25 @@ def read_engine(name_or_path: str | Path) -> tuple[Manifest, bytes, Path]:
     return manifest, _network(path.with_name(manifest.onnx), manifest), path
 
 
+def read_golden(engine: Path, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
+    """The golden input (b, c, ny, nx) f4 and output of an engine, whose manifest lies at `engine`.
+
+    Raises
+    ------
+    EngineMismatch
+        If they are missing or damaged.
+    """
+    path = engine.with_name(manifest.golden)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return arrays["input"], arrays["output"]
+    except (OSError, EOFError, BadZipFile, ValueError, KeyError) as error:
+        raise EngineMismatch(
+            f"engine {manifest.name} cannot be checked: expected arrays `input` and `output` in {path}, got: {error}; "
+            "restore the file, or export the engine again"
+        ) from error
+
+
 def open_engine(
     name_or_path: str | Path,
     backend: Literal["auto"] | Backend = "auto",
@@ -181,7 +200,7 @@ def open_engine(
         logs which, and why not the ones before. A GPU's engine never goes to the CPU by itself.
     threads : of the CPU; 0 leaves it to the backend, which takes all cores.
     device : number of the GPU; None for the CPU.
-    precision : on a GPU; None for the fastest that the engine's file allows.
+    precision : on a GPU; None for the usual of those that the engine's file allows.
 
     Raises
     ------
@@ -206,13 +225,13 @@ def open_engine(
         raise ValueError(
             f"on the CPU an engine runs as its file is, in {manifest.precision}; choose another engine"
         )
-    golden = _golden(path.with_name(manifest.golden), manifest)
+    golden = read_golden(path, manifest)
 
     def by(candidate: Backend) -> Engine:
         if device is None:
             engine = Engine(manifest, candidate, OPENERS[candidate](network, threads))
         else:
-            engine = _on_gpu(manifest, network, path, candidate, device, precision)
+            engine = _on_gpu(manifest, network, path, golden[0], candidate, device, precision)
         _prove(engine, *golden)
         log.info("engine %s (%s) by %s", manifest.name, engine.precision, candidate)
         return engine
@@ -237,20 +256,30 @@ def open_engine(
 
 
 def _on_gpu(
-    manifest: Manifest, network: bytes, path: Path, backend: Backend, device: int, wanted: Precision | None
+    manifest: Manifest,
+    network: bytes,
+    path: Path,
+    example: np.ndarray,
+    backend: Backend,
+    device: int,
+    wanted: Precision | None,
 ) -> Engine:
     """Open one GPU backend; TensorRT builds its plan if there is none that fits."""
     precision = possible_precision(manifest, wanted)
     if backend == "tensorrt":
         _, trt = load_library()
         import_cupy(device)  # before anything of TensorRT asks for a driver
-        plan, _ = build_plan(manifest, network, plans_folder(path), precision=precision, device=device)
+        plan, _ = build_plan(
+            manifest, network, plans_folder(path), example=example, precision=precision, device=device
+        )
         opened: Network = TensorRtNetwork(trt, read_plan(plan), device)
     elif backend == "torch":
         from engines.torch_graph import TorchNetwork
 
         opened = TorchNetwork(network, precision, device)
     else:
+        if precision in ("bf16", "fp8"):
+            raise EngineMismatch(f"onnxruntime has no {precision} convolutions; choose fp16")
         opened = OnnxRuntimeNetwork(in_precision(network, manifest, precision), device)
     kept = Kept(opened)
     return Engine(manifest, backend, kept.run, kept.bind, precision)
@@ -286,18 +315,6 @@ def _network(path: Path, manifest: Manifest) -> bytes:
             f"{path}, got {got}; restore the file, or export the engine again"
         )
     return network
-
-
-def _golden(path: Path, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
-    """The golden input and output."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return arrays["input"], arrays["output"]
-    except (OSError, EOFError, BadZipFile, ValueError, KeyError) as error:
-        raise EngineMismatch(
-            f"engine {manifest.name} cannot be checked: expected arrays `input` and `output` in {path}, got: {error}; "
-            "restore the file, or export the engine again"
-        ) from error
 
 
 def _prove(engine: Engine, batch: np.ndarray, expected: np.ndarray) -> None:

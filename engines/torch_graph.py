@@ -1,4 +1,4 @@
-"""An ONNX network run by torch, where TensorRT cannot be installed: channels last, fp16, one CUDA graph.
+"""An ONNX network run by torch, where TensorRT cannot be installed: channels last, fp16 or bf16, one CUDA graph.
 
 Knows the operations of our own networks and no others. torch has no int8 convolutions on a GPU: quantized
 engines are refused.
@@ -25,15 +25,15 @@ class TorchNetwork:
     Parameters
     ----------
     network : fp32 ONNX file.
-    precision : fp32 or fp16; input, softmax and output are f4 in both.
+    precision : fp32, fp16 or bf16; input, softmax and output are f4 in all.
     device : number of the card, or None for the CPU (which is for tests: arrays are numpy's then).
     """
 
     def __init__(self, network: bytes, precision: Precision, device: int | None) -> None:
-        if precision == "int8":
+        if precision in ("int8", "fp8"):
             raise EngineMismatch(
                 "torch cannot compute quantized engines on a GPU; choose the fp32 engine (its name ends in -fp32), "
-                "which runs in fp16, or backend tensorrt"
+                "which runs in fp16 or bf16, or backend tensorrt"
             )
         try:
             self._torch: Any = importlib.import_module("torch")
@@ -47,7 +47,7 @@ class TorchNetwork:
         if device is not None and not self._torch.cuda.is_available():
             raise EngineMismatch("this torch has no CUDA; install one that has, or choose backend tensorrt")
         self._device = "cpu" if device is None else f"cuda:{device}"
-        self._half = precision == "fp16"
+        self._kind = {"fp32": None, "fp16": self._torch.float16, "bf16": self._torch.bfloat16}[precision]
         self._graph = onnx.load_model_from_string(network).graph
         unknown = sorted({node.op_type for node in self._graph.node} - set(_OPERATIONS))
         if unknown:
@@ -65,15 +65,15 @@ class TorchNetwork:
     def _tensor(self, values: np.ndarray) -> Any:
         torch = self._torch
         tensor = torch.from_numpy(values.copy()).to(self._device)
-        if tensor.is_floating_point() and self._half:
-            tensor = tensor.half()
+        if tensor.is_floating_point() and self._kind is not None:
+            tensor = tensor.to(self._kind)
         return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
     def forward(self, images: Any) -> Any:
         """(b, c, ny, nx) f4 tensor -> (b, k, my, mx) f4 tensor."""
         torch = self._torch
         values = dict(self._weights)
-        values[self._graph.input[0].name] = images.half() if self._half else images
+        values[self._graph.input[0].name] = images if self._kind is None else images.to(self._kind)
         for node, attributes in zip(self._graph.node, self._attributes, strict=True):
             if node.op_type != "Constant":
                 inputs = [values[name] for name in node.input]

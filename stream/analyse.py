@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from engines.manifest import EngineMismatch
-from engines.runtime import open_engine
 from stream.checkpoint import load_checkpoint, save_checkpoint
 from stream.child import Orders, rss_mib
 from stream.config import Settings
-from stream.frame import CalibrationError, Frame, Gap, Item, SeriesEnd, SeriesHeader, WireError
-from stream.pipeline import Analysis
+from stream.device import DeviceError
+from stream.find import open_where
+from stream.frame import CalibrationError, Frame, Gap, Item, SeriesEnd, SeriesHeader
+from stream.pipeline import Analysis, Seen
 from stream.publish import ResultsPublisher
 from stream.ring import RingReader, Semaphore
 from stream.tell import frame_message, map_message, series_message
@@ -41,20 +42,34 @@ class LiveAnalysis:
         self._checkpoint_due_s = time.monotonic() + settings.tracking.checkpoint_s
         self.alarm: str | None = None
 
-    def take(self, item: Item) -> None:
-        """One item from the ring."""
-        if isinstance(item, SeriesHeader):
-            self._begin(item)
-        elif isinstance(item, Gap):
-            self._analysis.miss(item)
-        elif isinstance(item, SeriesEnd):
-            self._send_maps()
-            self._analysis.finish()
-        else:
-            try:
-                self._see(item)
-            finally:
-                item.release()
+    def take(self, items: list[Item]) -> None:
+        """Items from the ring, in order; when there are none, what is still under way is finished."""
+        batch: list[Frame | Gap] = []
+        for item in items:
+            if isinstance(item, Frame | Gap):
+                batch.append(item)
+                continue
+            self._start(batch)
+            batch = []
+            self._finish()
+            if isinstance(item, SeriesHeader):
+                self._begin(item)
+            else:
+                self._send_maps()
+                self._analysis.finish()
+        self._start(batch)
+        if not items:
+            self._finish()
+
+    def _start(self, batch: list[Frame | Gap]) -> None:
+        """Begin with a batch; the oldest is seen when there is no room for another."""
+        self._analysis.start(batch)
+        while not self._analysis.room:
+            self._see()
+
+    def _finish(self) -> None:
+        while self._analysis.under_way:
+            self._see()
 
     def _begin(self, header: SeriesHeader) -> None:
         try:
@@ -65,19 +80,16 @@ class LiveAnalysis:
         self.alarm = None
         self._publisher.send(series_message(self._analysis))
 
-    def _see(self, frame: Frame) -> None:
-        now = time.monotonic()
+    def _see(self) -> None:
         try:
-            seen = self._analysis.see(frame)
-        except WireError as error:
-            log.warning("frame %d cannot be decoded: %s", frame.index, error)
-            self._analysis.miss(Gap(frame.series_id, frame.index, 1, "decode"))
-            return
+            for seen in self._analysis.fetch():
+                if isinstance(seen, Seen):
+                    self._tell(seen)
         except CalibrationError as error:
             self._refuse(error)
-            return
-        if seen is None:
-            return
+
+    def _tell(self, seen: Seen) -> None:
+        now = time.monotonic()
         with_picture = now >= self._picture_due_s
         if with_picture:  # a little early rather than a frame late
             self._picture_due_s = now + 0.8 / self._settings.page.max_fps
@@ -112,13 +124,13 @@ def analyse(
     """Run until told to stop; then see what is left in the ring, and end."""
     orders = Orders(connection)
     try:
-        engine = open_engine(settings.engine.name, settings.engine.backend, settings.engine.threads)
-    except (EngineMismatch, ImportError, OSError) as error:
+        where = open_where(settings.engine)
+    except (DeviceError, EngineMismatch, ImportError, OSError) as error:
         connection.send({"type": "refused", "text": str(error)})
         return
-    analysis = Analysis(settings, engine)
-    analysis.warm_up()
-    with engine:
+    with closing(where):
+        analysis = Analysis(settings, where)
+        analysis.warm_up()
         if orders.await_cue():
             _run(orders, settings, analysis, ring, ready, freed, results_endpoint, checkpoint)
 
@@ -145,13 +157,14 @@ def _run(
         def report() -> dict[str, Any]:
             return {**analysis.report(), "alarm": live.alarm, "rss_mib": rss_mib()}
 
-        orders.say_ready()
+        orders.say_ready(
+            device=analysis.where.device, runs_on=analysis.where.runs_on, reason=analysis.where.reason
+        )
         while True:
-            items = reader.take(WAIT_S)
-            for item in items:
-                live.take(item)
+            items = reader.take(0 if analysis.under_way else WAIT_S, analysis.choose)
+            live.take(items)
             publisher.welcome()
             if orders.due(report) and not items:
                 break
-        live.take(SeriesEnd(0))
+        live.take([SeriesEnd(0)])
     orders.say_done(report())

@@ -24,6 +24,9 @@ _PRIOR_FRAMES = (
 )  # that what is common to all sites stands for, against a site's own: least and most
 _SOME = 5  # sites, to tell how much they differ
 _ENOUGH_FRAMES = 8.0  # of a site, and
+# a site in one state that looks like the other: so many spreads away, and that share of the contrast
+_UNLIKE, _APART = 4.0, 0.2
+_STRANGE = 5.0  # spreads: so far from how empty sites look
 _ENOUGH_CONTRAST = 20.0  # site-frames behind the common contrast, before it is asked
 _NOISE_FRAMES = 2000.0  # site-frames of which the noise's covariance remembers
 _NOISE_SITES = 64  # looked at for it in one frame, at most
@@ -51,44 +54,62 @@ class Picture:
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _look(image, yx, step, patches):
-    """Means over squares of `step` pixels, on a grid of them around each position; at the border, its pixels."""
+def _look(image, yx, wanted, step, patches):
+    """Means over squares of `step` pixels, on a grid of them around each position; at the border, its pixels.
+
+    Fills the rows of `patches` that are wanted; the others are 0.
+    """
     ny, nx = image.shape
     side = 2 * _REACH + 1
     wide = side * step + 1
-    row = np.empty(wide, np.float32)
+    line = np.empty(wide, np.float32)  # the sum of the lines of one row of squares
     scale = np.float32(1.0 / step**2)
-    one = np.float32(1)
     for k in range(len(yx)):
+        patch = patches[k]
+        patch[:] = 0
+        if not wanted[k]:
+            continue
         y = yx[k, 0] - (_REACH * step + 0.5 * (step - 1))
         x = yx[k, 1] - (_REACH * step + 0.5 * (step - 1))
         top, left = int(np.floor(y)), int(np.floor(x))
         fy, fx = np.float32(y - top), np.float32(x - left)
-        patch = patches[k]
-        patch[:] = 0
-        for v in range(wide):
-            line = image[min(max(top + v, 0), ny - 1)]
-            if left >= 0 and left + wide <= nx:
-                for u in range(wide):
-                    row[u] = line[left + u]
-            else:
-                for u in range(wide):
-                    row[u] = line[min(max(left + u, 0), nx - 1)]
-            # a line belongs to the square it lies in, the first of each square in part to the one before
+        inside = left >= 0 and left + wide <= nx
+        for i in range(side):
+            line[:] = 0
+            for v in range(
+                step + 1
+            ):  # of the first line what lies within the squares, of the one after the last too
+                share = np.float32(1) - fy if v == 0 else fy if v == step else np.float32(1)
+                source = image[min(max(top + i * step + v, 0), ny - 1)]
+                if inside:
+                    part = source[left : left + wide]
+                    for u in range(wide):
+                        line[u] += share * part[u]
+                else:
+                    for u in range(wide):
+                        line[u] += share * source[min(max(left + u, 0), nx - 1)]
             for j in range(side):
                 first = j * step
-                mean = row[first] + fx * (row[first + step] - row[first])
+                total = line[first] + fx * (line[first + step] - line[first])
                 for u in range(first + 1, first + step):
-                    mean += row[u]
-                mean *= scale
-                i = v // step
-                if v % step != 0:
-                    patch[i * side + j] += mean
-                else:
-                    if i < side:
-                        patch[i * side + j] += (one - fy) * mean
-                    if i > 0:
-                        patch[(i - 1) * side + j] += fy * mean
+                    total += line[u]
+                patch[i * side + j] = total * scale
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _take_in(patch, state, looked, age, frames, total):
+    """Add patches (m, samples) to the sums (2, m, samples) of either state by its probability (2, m); forget a little.
+
+    What was made of the first frames must not be held for what they showed: a young site forgets sooner.
+    """
+    for k in range(len(looked)):
+        age[k] += looked[k]
+        keep = 1.0 - 1.0 / min(max(_FORGET * age[k], _SHORTEST), _MEMORY_FRAMES)
+        for s in range(2):
+            frames[s, k] = frames[s, k] * keep + state[s, k]
+            old, new = np.float32(keep), np.float32(state[s, k])
+            for i in range(patch.shape[1]):
+                total[s, k, i] = total[s, k, i] * old + new * patch[k, i]
 
 
 class Appearance:
@@ -97,6 +118,10 @@ class Appearance:
     Parameters
     ----------
     lag : updates after which the occupancy of a frame is told.
+
+    Attributes
+    ----------
+    strange : (m,) bool, sites that look neither empty nor occupied as others do: no picture tells what they are.
     """
 
     def __init__(self, lag: int) -> None:
@@ -113,6 +138,7 @@ class Appearance:
         self._filter = np.zeros((0, self._samples), np.float32)
         self._offset = np.zeros(0)
         self._told = np.zeros(0)
+        self.strange = np.zeros(0, np.bool_)
         self._updates = np.zeros(2, np.int64)  # learned from, and those when the filters were renewed
 
     def add(self, sites: int) -> None:
@@ -125,6 +151,11 @@ class Appearance:
 
         for name, axis in _PER_SITE.items():
             setattr(self, name, widen(getattr(self, name), axis))
+
+    def forget(self, site: np.ndarray) -> None:
+        """Sites (b,) are learned anew, perhaps in a slightly different place."""
+        for name, axis in _PER_SITE.items():
+            getattr(self, name)[(slice(None),) * axis + (site,)] = 0
 
     def log_ratio(
         self, picture: Picture, yx_px: np.ndarray, observed: np.ndarray, spacing_px: float
@@ -149,7 +180,7 @@ class Appearance:
         self._newest = (self._newest + 1) % len(self._past)
         self._looked[self._newest] = observed
         patch = self._past[self._newest]
-        _look(picture.image, picture.to_image_px(yx_px), int(self._step_px[0]), patch)
+        _look(picture.image, picture.to_image_px(yx_px), observed, int(self._step_px[0]), patch)
         ratio = np.einsum("kp,kp->k", patch, self._filter) - self._offset
         return np.where(observed, np.clip(ratio, -_MOST, _MOST), 0.0), self._told
 
@@ -169,12 +200,7 @@ class Appearance:
             return
         state = np.stack([1.0 - p_occupied, p_occupied]) * looked
         self._learn_noise(patch, state)
-        self._age += looked
-        # what was made of the first frames must not be held for what they showed
-        keep = 1.0 - 1.0 / np.clip(_FORGET * self._age, _SHORTEST, _MEMORY_FRAMES)
-        self._frames = self._frames * keep + state
-        self._sum *= keep.astype(np.float32)[None, :, None]
-        self._sum += state.astype(np.float32)[:, :, None] * patch
+        _take_in(patch, state, looked, self._age, self._frames, self._sum)
         self._updates[0] += 1
         learned, renewed = self._updates
         if learned - renewed >= np.clip(learned // 10, *_REFRESH):
@@ -208,6 +234,8 @@ class Appearance:
         noise = self._noise / noise_frames
         noise = noise + _RIDGE * np.trace(noise) / self._samples * np.eye(self._samples)
 
+        frames, mean, strange = self._set_right(mean, common, np.linalg.solve(noise, common), both)
+
         # what a site was not seen as is expected to differ from what it was by what is common to all
         known = both >= _ENOUGH_FRAMES
         alike = self._alike(own[known] - common, both[known], noise)
@@ -224,7 +252,47 @@ class Appearance:
         worth = np.maximum(0.0, 1.0 - chance / np.maximum(strength, 1e-9))
         self._filter = (white * worth[:, None]).astype(np.float32)
         self._offset = np.einsum("kp,kp->k", self._filter, 0.5 * (empty + occupied))
+        self.strange = strange
         self._told = np.where(frames.sum(axis=0) >= _ENOUGH_FRAMES, strength * worth, 0.0)
+
+    def _set_right(
+        self, mean: np.ndarray, common: np.ndarray, white: np.ndarray, both: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Share out anew the record of sites that were seen in one state only, and look like the other.
+
+        A site that was held for empty while it was occupied would be so for ever: what it looks like would be how
+        an empty site looks there. But all empty sites look much alike, and so do occupied ones, along the contrast
+        that is common to them. A site that does not look empty even when it is held for empty is strange: what
+        tells its states apart is something else, such as chance.
+
+        Returns
+        -------
+        `_frames` and the means as they are now, and (m,) bool, strange sites.
+        """
+        frames, known = self._frames, both >= _ENOUGH_FRAMES
+        if np.count_nonzero(known) < _SOME:
+            return frames, mean, np.zeros(len(both), np.bool_)
+        level = mean @ (white / (common @ white))
+        typical = np.median(level[:, known], axis=1)
+        spread = 1.48 * np.median(np.abs(level[:, known] - typical[:, None]), axis=1)
+        gap = typical[1] - typical[0]
+        far = np.maximum(_UNLIKE * spread, _APART * gap)
+        one_sided = (frames.min(axis=0) < _ENOUGH_FRAMES) & (frames.max(axis=0) >= _ENOUGH_FRAMES)
+        mostly = np.argmax(frames, axis=0)
+        off = (level - typical[:, None]) * np.array([[1.0], [-1.0]])  # towards the other state
+        wrong = np.flatnonzero(one_sided & (np.take_along_axis(off, mostly[None], 0)[0] > far[mostly]))
+        strange = known & (off[0] > max(_STRANGE * spread[0], _APART * gap))
+        if gap <= 0 or not len(wrong):
+            return frames, mean, strange
+        total = frames[:, wrong].sum(axis=0)
+        overall = self._sum[:, wrong].sum(axis=0) / total[:, None]
+        at = overall @ (white / (common @ white))
+        share = np.clip((at - typical[0]) / gap, 0.0, 1.0)
+        empty = overall - ((at - typical[0]) * (share > 0))[:, None] * common
+        looks = np.stack([empty, empty + gap * common])
+        self._frames[:, wrong] = frames[:, wrong] = np.stack([1.0 - share, share]) * total
+        self._sum[:, wrong] = frames[:, wrong, None] * looks
+        return frames, self._sum / np.maximum(frames, 1e-9)[:, :, None], strange
 
     def _alike(self, differ: np.ndarray, frames: np.ndarray, noise: np.ndarray) -> float:
         """For how many frames of its own the common contrast stands: as many as make chance as large as what sites
@@ -237,7 +305,7 @@ class Appearance:
 
     _LEARNED = (
         *("_age", "_step_px", "_frames", "_sum", "_noise", "_noise_frames"),
-        *("_filter", "_offset", "_told", "_updates"),
+        *("_filter", "_offset", "_told", "strange", "_updates"),
     )
 
     def state(self) -> dict[str, np.ndarray]:
@@ -261,4 +329,5 @@ _PER_SITE = {  # and the axis of the sites
     "_filter": 0,
     "_offset": 0,
     "_told": 0,
+    "strange": 0,
 }

@@ -8,8 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from stream.columns import Columns
-
 MEMORY = 0.9  # of what was learnt before, after one more batch
 SAFETY = 1.2  # a batch may take a fifth longer than was learnt
 
@@ -50,6 +48,18 @@ class BatchSize:
             batch *= 2
         return batch
 
+    def choose(self, ages_s: Sequence[float]) -> tuple[int, int]:
+        """Of the frames that wait, oldest first: how many to skip, and how many to take after them.
+
+        Those that would come too late even alone are skipped, but never the newest; what is neither skipped nor
+        taken waits for the next batch.
+        """
+        waiting = len(ages_s)
+        skip = 0
+        while skip < waiting - 1 and not self._fits(1, ages_s[skip]):
+            skip += 1
+        return skip, self.take(waiting - skip, ages_s[skip]) if waiting else 0
+
     def learn(self, batch: int, seconds: float) -> None:
         """Note what a batch took, from its start to its columns."""
         for name, value in (
@@ -83,48 +93,70 @@ class Finder(Protocol):
 
     def start(self, frames: Sequence[Any]) -> None: ...
 
-    def fetch(self) -> list[Columns | None]: ...
+    def fetch(self) -> list[Any]: ...
+
+
+class Closing(Protocol):
+    """What a card keeps open between series: its device and its engine."""
+
+    def close(self) -> None: ...
 
 
 @dataclass(slots=True)
 class _Ticket:
     card: _Card
     started: Future[None]
-    fetched: Future[list[Columns | None]] | None = None
+    fetched: Future[list[Any]] | None = None
 
 
 class _Card:
-    """One finder and the one thread that may use it: a card's stream and memory belong to a thread."""
+    """What one card keeps open, and the one thread that may use it: a card's stream and memory belong to a thread."""
 
-    def __init__(self, make: Callable[[], Finder]) -> None:
+    def __init__(self, opened: Callable[[], Closing]) -> None:
         self._thread = ThreadPoolExecutor(1)
-        self._finder = self._thread.submit(make)
+        self.open = self._thread.submit(opened)
+        self._finder: Finder | None = None
         self._last: _Ticket | None = None
 
-    def ready(self) -> None:
-        self._finder.result()
+    def begin(self, make: Callable[[Any], Finder]) -> Future[None]:
+        def begin() -> None:
+            self._finder = None  # its memory goes before the next one's comes
+            self._finder = make(self.open.result())
+
+        return self._thread.submit(begin)
 
     def start(self, frames: Sequence[Any]) -> _Ticket:
         """The card uploads this batch while it computes the last, which is fetched as soon as it has begun."""
         before = self._last
-        ticket = self._last = _Ticket(self, self._thread.submit(lambda: self._finder.result().start(frames)))
+        ticket = self._last = _Ticket(self, self._thread.submit(lambda: self._ready().start(frames)))
         if before is not None:
             self.fetch(before)
         return ticket
 
-    def fetch(self, ticket: _Ticket) -> Future[list[Columns | None]]:
+    def fetch(self, ticket: _Ticket) -> Future[list[Any]]:
         if ticket.fetched is None:
             if self._last is ticket:
                 self._last = None
 
-            def fetch() -> list[Columns | None]:
+            def fetch() -> list[Any]:
                 ticket.started.result()
-                return self._finder.result().fetch()
+                return self._ready().fetch()
 
             ticket.fetched = self._thread.submit(fetch)
         return ticket.fetched
 
+    def _ready(self) -> Finder:
+        if self._finder is None:
+            raise ValueError("no series has begun on this card: begin one before starting batches")
+        return self._finder
+
     def close(self) -> None:
+        def close() -> None:
+            self._finder = None
+            if self.open.exception() is None:
+                self.open.result().close()
+
+        self._thread.submit(close).result()
         self._thread.shutdown()
 
 
@@ -133,17 +165,20 @@ class Cards:
 
     Parameters
     ----------
-    makers : one for each card; makes its finder, in the thread that will use it.
+    openers : one for each card; opens its device and engine, in the thread that will use them.
     """
 
-    def __init__(self, makers: Sequence[Callable[[], Finder]]) -> None:
-        if not makers:
-            raise ValueError("no cards: expected a maker of a finder for each")
-        self._cards = [_Card(make) for make in makers]
+    def __init__(self, openers: Sequence[Callable[[], Closing]]) -> None:
+        if not openers:
+            raise ValueError("no cards: expected one to open, or more")
+        self._cards = [_Card(opened) for opened in openers]
         self._order: deque[_Ticket] = deque()
         self._turn = 0
-        for card in self._cards:
-            card.ready()
+        try:
+            self.opened = [card.open.result() for card in self._cards]
+        except BaseException:
+            self.close()
+            raise
 
     def __len__(self) -> int:
         """Batches under way."""
@@ -153,6 +188,19 @@ class Cards:
     def room(self) -> int:
         """Batches that may still be started before one must be fetched: two for each card."""
         return 2 * len(self._cards) - len(self._order)
+
+    def begin(self, make: Callable[[Any], Finder]) -> None:
+        """Make a finder on each card, out of what it keeps open.
+
+        Raises
+        ------
+        ValueError
+            If batches are still under way.
+        """
+        if self._order:
+            raise ValueError(f"{len(self)} batches are under way: fetch them before a series begins")
+        for made in [card.begin(make) for card in self._cards]:
+            made.result()
 
     def start(self, frames: Sequence[Any]) -> None:
         """Begin a batch on the next card.
@@ -167,7 +215,7 @@ class Cards:
         self._order.append(self._cards[self._turn].start(frames))
         self._turn = (self._turn + 1) % len(self._cards)
 
-    def fetch(self) -> list[Columns | None]:
+    def fetch(self) -> list[Any]:
         """Wait for the oldest batch.
 
         Raises
@@ -181,6 +229,6 @@ class Cards:
         return ticket.card.fetch(ticket).result()
 
     def close(self) -> None:
-        """End the threads; what is under way is finished first."""
+        """Close what is open and end the threads; what is under way is finished first."""
         for card in self._cards:
             card.close()

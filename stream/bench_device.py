@@ -126,6 +126,12 @@ def _bench_side(
         yield from _stages(device, finder, payload, batch, flop, manifest, ceilings, about)
     for label, sent in (("bslz4", payload), ("plain", _plain(counts))):
         yield {**about, "what": "end to end", "payload": label, **_through(finder, sent, most, seconds)}
+    del finder  # its memory goes to the next
+    finder = DeviceFinder(
+        engine, device, counts.shape, counts.dtype, manifest.nominal_nm_px, most=most, pictures=True
+    )
+    followed = _through(finder, payload, most, seconds)
+    yield {**about, "what": "end to end", "payload": "bslz4, picture back", **followed}
     yield {**about, "what": "agreement with the CPU", **_agreement(finder, counts, payload, name, manifest)}
 
 
@@ -210,7 +216,7 @@ def _agreement(
         wanted, _ = ColumnFinder(engine, counts.shape, manifest.nominal_nm_px).find(counts)
     if got is None:
         raise EngineMismatch("the card could not decode its own benchmark frame")
-    return compare(got, wanted, manifest.min_distance_nm / manifest.nominal_nm_px)
+    return compare(got.columns, wanted, manifest.min_distance_nm / manifest.nominal_nm_px)
 
 
 def compare(got: Columns, wanted: Columns, within_px: float) -> Row:

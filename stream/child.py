@@ -51,9 +51,9 @@ class Orders:
             self.stopped = True
         return not self.stopped
 
-    def say_ready(self) -> None:
-        """Tell that work has begun."""
-        self._say({"type": "ready"})
+    def say_ready(self, **facts: Any) -> None:
+        """Tell that work has begun, and what the supervisor should know of it."""
+        self._say({"type": "ready", **facts})
 
     def say_done(self, report: dict[str, Any]) -> None:
         """The last report of all."""

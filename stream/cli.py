@@ -26,8 +26,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from engines.manifest import EngineMismatch
 from stream.cli_engines import engines
 from stream.cli_results import results
-from stream.config import Settings, SettingsError, load_settings
-from stream.device import DeviceError
+from stream.config import Settings, SettingsError, load_settings, parse_settings
+from stream.device import DeviceError, open_device
 from stream.frame import CalibrationError, RecordingError, WireError
 from stream.terminal import (
     DEFAULT_ENGINE,
@@ -85,6 +85,7 @@ def live(
 
     settings = load_settings(config)
     check_calibration(settings)
+    open_device(settings.engine.device)  # refused here, before anything listens to the camera
     run_session(settings, None, seconds, headless, as_json, idle_exit=idle_exit)
 
 
@@ -129,13 +130,16 @@ def replay(
         float | None, typer.Option(help="At the specimen, if the file does not say.")
     ] = None,
     frame_period_s: Annotated[float | None, typer.Option(help="If the file does not say.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda:0, or cuda:0,cuda:1 for several in turn.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Settings for tracking and so on.")] = None,
     as_json: Json = False,
 ) -> None:
     """Analyse a recording frame by frame, losing nothing, into documented tables."""
     from stream.offline import analyse_recording
 
-    settings = _override(load_settings(config), engine, pixel_size_nm, frame_period_s)
+    settings = _override(load_settings(config), engine, pixel_size_nm, frame_period_s, device)
     with progress_bar() as progress, interruptible() as stop:
         task = progress.add_task(file.name, total=None)
         summary = analyse_recording(
@@ -194,16 +198,18 @@ app.add_typer(engines)
 
 
 def _override(
-    settings: Settings, engine: str, pixel_size_nm: float | None, frame_period_s: float | None
+    settings: Settings,
+    engine: str,
+    pixel_size_nm: float | None,
+    frame_period_s: float | None,
+    device: str | None,
 ) -> Settings:
-    camera = settings.camera.model_dump()
-    if pixel_size_nm is not None:
-        camera["pixel_size_nm"] = pixel_size_nm
-    if frame_period_s is not None:
-        camera["frame_period_s"] = frame_period_s
-    parts = {**settings.model_dump(), "camera": camera}
-    parts["engine"] = {**parts["engine"], "name": engine}
-    return Settings.model_validate(parts)
+    """What the command line says goes before what the file says."""
+    parts = settings.model_dump()
+    parts["engine"] |= {"name": engine} | ({} if device is None else {"device": device})
+    parts["camera"] |= {} if pixel_size_nm is None else {"pixel_size_nm": pixel_size_nm}
+    parts["camera"] |= {} if frame_period_s is None else {"frame_period_s": frame_period_s}
+    return parse_settings(parts, "the command line")
 
 
 def main() -> None:

@@ -66,7 +66,9 @@ def evaluate(
     specimens: Annotated[
         int | None, typer.Option(help="Validation specimens; without it, the recipe's.", min=1)
     ] = None,
-    draws: Annotated[int, typer.Option(help="Imaging conditions per specimen.", min=1)] = 4,
+    draws: Annotated[
+        int, typer.Option(help="Imaging conditions per specimen; STEM scenes have one.", min=1)
+    ] = 4,
     against: Annotated[
         list[str] | None, typer.Option(help="Another engine to set beside it; repeatable.")
     ] = None,
@@ -80,6 +82,8 @@ def evaluate(
         from training.measure import Reader
         from training.recipe import RecipeError, load_recipe, recipe_named
         from training.report import evaluate_engine, validation_subjects
+        from training.report_stem import evaluate_stem_engine
+        from training.stem_images import validation_scenes
     from engines.runtime import open_engine
     from stream.infer import ColumnFinder
 
@@ -95,21 +99,26 @@ def evaluate(
             readers[label] = Reader(partial(ColumnFinder, one), one.manifest.threshold)
         try:
             followed = load_recipe(recipe or recipe_named(next(iter(manifests.values())).recipe))
-            subjects = validation_subjects(followed, cache, specimens)
             with progress_bar() as progress:
-                task = progress.add_task("images", total=draws * len(subjects[0]))
-                report = evaluate_engine(
-                    followed,
-                    subjects,
-                    readers,
-                    manifests,
-                    out,
-                    draws=draws,
-                    on_shot=lambda: progress.advance(task),
-                )
+                task = progress.add_task("images")
+
+                def advance() -> None:
+                    progress.advance(task)
+
+                if followed.stem is not None:
+                    scenes = validation_scenes(followed, specimens)
+                    progress.update(task, total=len(scenes))
+                    report = evaluate_stem_engine(followed, scenes, readers, manifests, out, on_shot=advance)
+                else:
+                    subjects = validation_subjects(followed, cache, specimens)
+                    progress.update(task, total=draws * len(subjects[0]))
+                    report = evaluate_engine(
+                        followed, subjects, readers, manifests, out, draws=draws, on_shot=advance
+                    )
         except (RecipeError, CacheError) as error:
             raise SettingsError(str(error)) from None
-    tell({"report": str(out / "report.md"), "usable": report["sets"]["usable"]["images"]}, as_json)
+    images = report["images"] if followed.stem is not None else report["sets"]["usable"]["images"]
+    tell({"report": str(out / "report.md"), "usable": images}, as_json)
 
 
 @engines.command(
@@ -120,8 +129,8 @@ def build_engine(
         str, typer.Argument(help="A shipped engine (see doctor) or the path of an .onnx file.")
     ],
     precision: Annotated[
-        Literal["fp32", "fp16", "int8"] | None,
-        typer.Option(help="Without it the fastest that the engine's file allows."),
+        Literal["fp32", "fp16", "bf16", "fp8", "int8"] | None,
+        typer.Option(help="Without it fp16 from an -fp32 engine, int8 from an int8 one."),
     ] = None,
     shapes: Annotated[
         str | None, typer.Option(help="Images to be fast for, in pixels: sides, or NYxNX; with commas.")
@@ -135,11 +144,12 @@ def build_engine(
 ) -> None:
     """Build an engine's TensorRT plan for this card, so that no session waits for it (needs the gpu extra)."""
     from engines.build import build_plan, plans_folder
-    from engines.runtime import read_engine
+    from engines.runtime import read_engine, read_golden
 
     manifest, network, path = read_engine(engine)
+    example, _ = read_golden(path, manifest)
     plan, facts = build_plan(
-        manifest, network, plans_folder(path), precision=precision, shapes_yx=_shapes_yx(shapes),
+        manifest, network, plans_folder(path), example=example, precision=precision, shapes_yx=_shapes_yx(shapes),
         flavour=flavour, device=device, say=lambda text: console.print(text, highlight=False, soft_wrap=True),
     )  # fmt: skip
     tell({"plan": str(plan), **asdict(facts)}, as_json)
@@ -197,11 +207,13 @@ def _bench_rows(
     from stream.device import Device, open_device
 
     choice = open_device(device)
-    if choice.index is None:
-        raise DeviceError(f"bench --device measures a card: expected cuda:0, got {choice.reason}")
+    if len(choice.cards) != 1:
+        raise DeviceError(
+            f"bench --device measures one card: expected cuda:0, got {device} ({choice.reason})"
+        )
     names = engines.split(",") if engines else [DEFAULT_ENGINE, f"{DEFAULT_ENGINE}-fp32"]
     sides_px = [ny for ny, _ in _shapes_yx(sides) or []]
-    return bench_device(Device(choice.index), choice.index, names, sides_px, 3.0, frames)
+    return bench_device(Device(choice.cards[0]), choice.cards[0], names, sides_px, 3.0, frames)
 
 
 def _shapes_yx(text: str | None) -> list[tuple[int, int]] | None:

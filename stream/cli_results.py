@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from stream.terminal import DEFAULT_ENGINE, Engine, Json, progress_bar, tell
+from stream.config import parse_settings
+from stream.terminal import DEFAULT_ENGINE, DeviceName, Engine, Json, progress_bar, tell
 
 results = typer.Typer()
 calibrate = typer.Typer(no_args_is_help=True, help="Measure a property of the instrument from a picture.")
@@ -34,15 +35,18 @@ def detect(
     threshold: Annotated[
         float | None, typer.Option(help="Score of a column; without it the engine's own.")
     ] = None,
+    device: DeviceName = "auto",
     as_json: Json = False,
 ) -> None:
     """Find the columns in images."""
     from stream.detect import detect_images
 
     size_nm = _size_or_auto(pixel_size_nm)
+    chosen = parse_settings({"engine": {"name": engine, "device": device}}, "detect").engine
+    chosen = chosen.model_copy(update={"threshold": threshold})
     with progress_bar() as progress:
         task = progress.add_task("images", total=len(images))
-        summary = detect_images(images, csv, engine, size_nm, threshold, lambda _: progress.advance(task))
+        summary = detect_images(images, csv, chosen, size_nm, lambda _: progress.advance(task))
     tell(summary, as_json)
 
 

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from stream.device import DEVICES
+
 
 class SettingsError(Exception):
     """A setting that is unknown, missing or impossible; the message names the file and the key."""
@@ -56,7 +58,10 @@ class EngineSettings(_Section):
     """The network that finds the columns."""
 
     name: str = "au-on-oxide-hrtem"
-    backend: Literal["auto", "openvino", "onnxruntime"] = "auto"
+    device: str = Field(default="auto", pattern=f"^({DEVICES})$")
+    backend: Literal["auto", "openvino", "onnxruntime", "tensorrt", "torch", "onnxruntime-cuda"] = "auto"
+    precision: Literal["auto", "fp32", "fp16", "bf16", "fp8", "int8"] = "auto"
+    latency_ms: float = Field(default=50.0, gt=0)
     threads: int = Field(default=0, ge=0)
     threshold: float | None = Field(default=None, gt=0, lt=1)
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import csv
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from engines.manifest import Manifest
-from engines.runtime import open_engine
+from stream.config import EngineSettings
 from stream.files import open_recording
-from stream.frame import CalibrationError, Frame
-from stream.infer import ColumnFinder
+from stream.find import Where, find_all, open_where
+from stream.frame import CalibrationError, Frame, WireError
 from stream.scale import Scale, estimate_scale
 
 FIELDS = ("file", "frame", "y", "x", "score", "kind")
@@ -26,9 +26,8 @@ log = logging.getLogger("hopscope.detect")
 def detect_images(
     images: list[Path],
     out_csv: Path,
-    engine_name: str,
+    engine: EngineSettings,
     pixel_size_nm: float | Literal["auto"] | None,
-    threshold: float | None,
     on_image: Callable[[Path], object] = lambda _: None,
 ) -> dict[str, Any]:
     """Find the columns in every frame of every file and write them to `out_csv`.
@@ -37,6 +36,7 @@ def detect_images(
     ----------
     images : files of any format that `open_recording` reads; stacks are read frame by frame.
     out_csv : table with FIELDS; y and x in pixels of the input image, (0, 0) the first pixel's centre.
+    engine : which, its threshold, and where it runs.
     pixel_size_nm : at the specimen, in nm; overrides what a file says. "auto" estimates it for every file from its
         lattice, says so in the log, and adds a column pixel_size_nm to the table.
 
@@ -44,14 +44,16 @@ def detect_images(
     ------
     CalibrationError
         If neither `pixel_size_nm` nor the file says how large a pixel is, or it cannot be estimated.
-    EngineMismatch
-        If the engine cannot read that sampling.
+    EngineMismatch, DeviceError
+        If the engine cannot read that sampling, or not run where it shall.
+    WireError
+        If a frame cannot be decoded.
     """
     frames = columns = 0
     scales: dict[str, Scale] = {}
     partial = out_csv.with_name(out_csv.name + ".partial")
     with (
-        open_engine(engine_name) as engine,
+        closing(open_where(engine, pictures=False)) as where,
         _unless_done(partial),
         partial.open("w", newline="", encoding="utf-8") as file,
     ):
@@ -60,9 +62,9 @@ def detect_images(
         for image in images:
             size_nm, estimated = pixel_size_nm, ()
             if size_nm == "auto":
-                scale = scales[str(image)] = _estimate(image, engine.manifest)
+                scale = scales[str(image)] = _estimate(image, where.manifest)
                 size_nm, estimated = scale.pixel_size_nm, (f"{scale.pixel_size_nm:.6g}",)
-            for row in _rows(image, engine, size_nm, threshold):
+            for row in _rows(image, where, size_nm, engine.threshold):
                 frames += row is None
                 if row is not None:
                     columns += 1
@@ -70,7 +72,9 @@ def detect_images(
             on_image(image)
         file.close()
         partial.replace(out_csv)  # a failed run never leaves a table that looks whole
-    summary = {"file": str(out_csv), "images": len(images), "frames": frames, "columns": columns}
+    summary: dict[str, Any] = {
+        "file": str(out_csv), "images": len(images), "frames": frames, "columns": columns, "device": where.runs_on
+    }  # fmt: skip
     if scales:
         summary["scales"] = {file: asdict(scale) for file, scale in scales.items()}
     return summary
@@ -103,7 +107,7 @@ def _unless_done(partial: Path) -> Iterator[None]:
 
 
 def _rows(
-    image: Path, engine: Any, pixel_size_nm: float | None, threshold: float | None
+    image: Path, where: Where, pixel_size_nm: float | None, threshold: float | None
 ) -> Iterator[tuple[Any, ...] | None]:
     """The rows of one file; None once per frame."""
     with open_recording(image) as recording:
@@ -114,13 +118,12 @@ def _rows(
                 f"the pixel size of {image} is not known: expected it in the file, found none there; "
                 "give --pixel-size-nm"
             )
-        finder = ColumnFinder(engine, header.shape_yx, size_nm, threshold)
-        names = engine.manifest.classes
-        for item in recording:
-            if not isinstance(item, Frame):
-                continue
-            found, _ = finder.find(item.counts, header.bad_pixels)
-            for (y, x), score, kind in zip(found.yx_px, found.score, found.kind, strict=True):
-                yield (str(image), item.index, f"{y:.3f}", f"{x:.3f}", f"{score:.4f}", names[kind])
-            item.release()
+        where.begin(header, size_nm, threshold)
+        names = where.manifest.classes
+        for frame, found in find_all(where, (item for item in recording if isinstance(item, Frame))):
+            if found is None:
+                raise WireError(f"frame {frame.index} of {image} cannot be decoded; the log says why")
+            columns = found.columns
+            for (y, x), score, kind in zip(columns.yx_px, columns.score, columns.kind, strict=True):
+                yield (str(image), frame.index, f"{y:.3f}", f"{x:.3f}", f"{score:.4f}", names[kind])
             yield None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-log = logging.getLogger("hopscope.device")
+DEVICES = r"auto|cpu|cuda:\d+(,cuda:\d+)*"  # what can be asked for
 KERNELS = ("decode.cu", "normalize.cu", "columns.cu")
 PINNED = 4  # upload buffers: one being filled, one travelling, and two for who is late
 
@@ -27,11 +26,11 @@ class Choice:
 
     Attributes
     ----------
-    index : number of the GPU, or None for the CPU.
-    reason : for the log and the doctor.
+    cards : numbers of the GPUs; empty for the CPU.
+    reason : why, for the log, the page and the doctor.
     """
 
-    index: int | None
+    cards: tuple[int, ...]
     reason: str
 
 
@@ -46,30 +45,29 @@ def open_device(wanted: str = "auto") -> Choice:
 
     Parameters
     ----------
-    wanted : "cpu", "cuda:0" (or another number), or "auto" for the first GPU if one can be used.
+    wanted : "cpu", "cuda:0" (or another number, or several with commas, which then take frames in turn), or "auto"
+        for the first GPU if one can be used.
 
     Raises
     ------
     DeviceError
-        If that GPU cannot be used.
+        If a GPU that was asked for cannot be used.
     ValueError
         If it is none of these.
     """
     if wanted == "cpu":
-        return Choice(None, "the CPU, as asked for")
-    named = re.fullmatch(r"cuda:(\d+)", wanted)
-    if wanted != "auto" and named is None:
-        raise ValueError(f"unknown device: expected auto, cpu or cuda:0, got {wanted!r}")
-    index = int(named[1]) if named else 0
-    lacking = _why_not(index)
-    if lacking is None:
-        choice = Choice(index, f"GPU {index}, {'as asked for' if named else 'which can be used'}")
-    elif named:
-        raise DeviceError(f"{wanted} cannot be used: {lacking}; or choose device cpu")
-    else:
-        choice = Choice(None, f"the CPU, since {lacking}")
-    log.info("device: %s", choice.reason)
-    return choice
+        return Choice((), "it was asked for")
+    if wanted != "auto" and re.fullmatch(DEVICES, wanted) is None:
+        raise ValueError(f"unknown device: expected auto, cpu, cuda:0 or cuda:0,cuda:1, got {wanted!r}")
+    if wanted == "auto":
+        lacking = _why_not(0)
+        return Choice((0,), "a GPU can be used") if lacking is None else Choice((), lacking)
+    cards = tuple(dict.fromkeys(int(name.removeprefix("cuda:")) for name in wanted.split(",")))
+    for index in cards:
+        lacking = _why_not(index)
+        if lacking is not None:
+            raise DeviceError(f"cuda:{index} cannot be used: {lacking}; or choose device cpu")
+    return Choice(cards, "it was asked for")
 
 
 def _why_not(index: int) -> str | None:
@@ -107,6 +105,7 @@ class Device:
         self._functions: dict[str, Any] = {}
         self.stream = self._cupy.cuda.Stream(non_blocking=True)
         self._copying = self._cupy.cuda.Stream(non_blocking=True)
+        self._returning = self._cupy.cuda.Stream(non_blocking=True)
         self._pinned: list[tuple[Any, np.ndarray, Any]] = []
         self._next = 0
         self.stream.use()
@@ -126,12 +125,15 @@ class Device:
         return array.get()
 
     def bring(self, array: Any) -> Callable[[], np.ndarray]:
-        """Begin a copy to the host; what is returned waits for that copy alone, and gives it."""
+        """Begin a copy to the host, beside what is computed next; what is returned waits for that copy alone, and gives
+        it. Until then nothing may write to the array."""
+        array = self._cupy.ascontiguousarray(array)  # on the current stream; kept until the copy is done
         out = self._cupyx.empty_pinned(array.shape, array.dtype)
-        array.get(stream=self.stream, out=out, blocking=False)
-        done = self.stream.record()
+        self._returning.wait_event(self.stream.record())
+        array.get(stream=self._returning, out=out, blocking=False)
+        done = self._returning.record()
 
-        def wait() -> np.ndarray:
+        def wait(_kept: Any = array) -> np.ndarray:
             done.synchronize()
             return out
 

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import platform
 import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlparse
 
 from engines.manifest import EngineMismatch
-from engines.runtime import list_engines, open_engine
+from engines.runtime import list_engines
 from stream.config import Settings
+from stream.device import Choice, Device, DeviceError, open_device
+from stream.find import open_where
 from stream.frame import CalibrationError
 
 PACKAGES = ("stream", "engines", "training")
+ON_GPU = {  # what runs an engine there, by the name it is imported with, and how to get it
+    "tensorrt": "pip install 'hopscope[gpu]'",
+    "tensorrt_rtx": "pip install 'hopscope[rtx]', for RTX cards",
+    "torch": "pip install torch, where TensorRT cannot be installed",
+}
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,7 @@ class Finding:
 def examine(settings: Settings) -> Iterator[Finding]:
     """All checks, one after another; a fault means that `hopscope live` would refuse or lose data."""
     checks: tuple[Callable[[Settings], Finding], ...] = (
-        _python, _names, _pixel_size, _engine, _shared_memory, _disk, _page, _camera,
+        _python, _names, _pixel_size, _device, _engine, _shared_memory, _disk, _page, _camera,
     )  # fmt: skip
     for check in checks:
         yield check(settings)
@@ -87,15 +96,52 @@ def _pixel_size(settings: Settings) -> Finding:
     return Finding("pixel size", "ok", "from the stream" if size == "stream" else f"{size} nm/px")
 
 
-def _engine(settings: Settings) -> Finding:
-    wanted = settings.engine
+def _device(settings: Settings) -> Finding:
+    """Where columns would be found, and what there is to find them with; on a card the kernels are compiled."""
     try:
-        with open_engine(wanted.name, wanted.backend, wanted.threads) as engine:
-            low, high = engine.manifest.sampling_nm_px
+        choice = open_device(settings.engine.device)
+        if not choice.cards:
+            return Finding("device", "ok", f"the CPU, because {choice.reason}")
+        return _cards(choice)
+    except DeviceError as error:
+        return Finding("device", "fault", str(error))
+
+
+def _cards(choice: Choice) -> Finding:
+    cards = []
+    for index in choice.cards:
+        facts = Device(index).facts()
+        driver, capability = int(facts["driver_cuda"]), str(facts["capability"]).replace(".", "")
+        cards.append(
+            f"cuda:{index} {facts['card']} (sm_{capability}, {facts['memory_gib']} GiB), driver for CUDA "
+            f"{driver // 1000}.{driver % 1000 // 10}, CuPy {facts['cupy']}"
+        )
+    here = [f"{name} {_version(name)}" for name in ON_GPU if importlib.util.find_spec(name)]
+    text = f"{', '.join(cards)}, because {choice.reason}; engines by {', '.join(here) or 'nothing'}"
+    if here:
+        return Finding("device", "ok", text)
+    remedies = "; ".join(f"{name}: {remedy}" for name, remedy in ON_GPU.items())
+    return Finding("device", "warning", f"{text}. Install one of {remedies}")
+
+
+def _version(module: str) -> str:
+    try:
+        return importlib.metadata.version(module.replace("_", "-"))
+    except importlib.metadata.PackageNotFoundError:
+        return "of unknown version"
+
+
+def _engine(settings: Settings) -> Finding:
+    try:
+        with closing(open_where(settings.engine, pictures=False)) as where:
+            low, high = where.manifest.sampling_nm_px
             text = (
-                f"{engine.manifest.name} by {engine.backend}, {low} to {high} nm/px, golden output reproduced"
+                f"{where.manifest.name} on {where.runs_on}, {low} to {high} nm/px, golden output reproduced"
             )
-    except (EngineMismatch, OSError, ValueError, ImportError) as error:
+            wanted = open_device(settings.engine.device).cards
+            if wanted and not where.on_cards:
+                return Finding("engine", "warning", f"{text}, because {where.reason}")
+    except (DeviceError, EngineMismatch, OSError, ValueError, ImportError) as error:
         return Finding("engine", "fault", f"{error} (shipped: {', '.join(list_engines())})")
     return Finding("engine", "ok", text)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from stream.matching import match, nearest
+from stream.matching import cells, match_in, nearest_in
 
 _GATE = 0.25  # of the spacing: a column further from a site than this is no partner of it
 _ALPHA = 0.05  # of the running mean of unpartnered points
@@ -64,27 +64,31 @@ def turned(yx_px: np.ndarray, turn_rad: float | np.ndarray, centre_yx_px: np.nda
     return np.stack([cosine * y + sine * x, cosine * x - sine * y], axis=1) + centre_yx_px
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _votes(yx, reference, centre, half, bin_px):
     """2-D histogram of all differences yx - reference within `half` bins of `centre`."""
     side = 2 * half + 1
     histogram = np.zeros((side, side), np.int32)
+    y0, x0 = centre[0] / bin_px - 0.5 - half, centre[1] / bin_px - 0.5 - half
+    reference = reference / bin_px
     for i in range(len(yx)):
-        y, x = yx[i, 0] - centre[0], yx[i, 1] - centre[1]
+        y, x = yx[i, 0] / bin_px - y0, yx[i, 1] / bin_px - x0
         for j in range(len(reference)):
-            by = int(np.floor((y - reference[j, 0]) / bin_px + 0.5)) + half
-            bx = int(np.floor((x - reference[j, 1]) / bin_px + 0.5)) + half
+            by, bx = y - reference[j, 0], x - reference[j, 1]
             if 0 <= by < side and 0 <= bx < side:
-                histogram[by, bx] += 1
+                histogram[int(by), int(bx)] += 1
     return histogram
 
 
 @njit(cache=True, nogil=True)
-def _settle(yx, reference, start, spacing_px):
-    """The shift near `start` that makes the median residual vanish, with a wide gate and a close one."""
+def _settle(yx, reference, sites, start, spacing_px):
+    """The shift near `start` that makes the median residual vanish, with a wide gate and a close one.
+
+    `sites` are the `cells` of the reference.
+    """
     shift = start.copy()
     for gate in (0.5, _GATE):
-        partner, _ = nearest(yx - shift, reference, gate * spacing_px)
+        partner, _ = nearest_in(yx - shift, sites, gate * spacing_px)
         found = np.flatnonzero(partner >= 0)
         if len(found) == 0:
             break
@@ -94,14 +98,54 @@ def _settle(yx, reference, start, spacing_px):
     return shift
 
 
-def _turn(yx: np.ndarray, reference: np.ndarray, centre: np.ndarray, gate: float) -> float:
+@njit(cache=True, nogil=True)
+def _count(yx, reference, sites, shift, seen, shape, spacing_px):
+    """Partners, and the columns and sites that should have one and do not, under one shift.
+
+    A column outside of what was ever in view (`seen`, less a spacing: nearer, a site may be too new), or a site out
+    of view now, need not have one.
+
+    Returns the number of partners, of columns and of sites that count, of those of either without a partner, and the
+    sum of squared distances of partners.
+    """
+    moved = yx - shift
+    partner = match_in(moved, sites, _GATE * spacing_px)
+    due = np.zeros(len(reference), np.bool_)
+    in_view = 0
+    for j in range(len(reference)):
+        y, x = reference[j, 0] + shift[0], reference[j, 1] + shift[1]
+        rim = 0.5 * spacing_px
+        due[j] = rim <= y <= shape[0] - 1 - rim and rim <= x <= shape[1] - 1 - rim
+        in_view += due[j]
+    matched = columns = unmatched = 0
+    square = 0.0
+    for i in range(len(moved)):
+        j = partner[i]
+        known = True
+        for axis in range(2):
+            known &= seen[0, axis] + spacing_px <= moved[i, axis] <= seen[1, axis] - spacing_px
+        if j >= 0:
+            matched += 1
+            due[j] = False
+            square += (moved[i, 0] - reference[j, 0]) ** 2 + (moved[i, 1] - reference[j, 1]) ** 2
+        elif known:
+            unmatched += 1
+        columns += known or j >= 0
+    for j in range(len(reference)):
+        unmatched += due[j]
+    return matched, columns, in_view, unmatched, square
+
+
+def _turn(yx: np.ndarray, reference: np.ndarray, sites: tuple, centre: np.ndarray, gate: float) -> float:
     """By how much `yx` (n, 2) is turned about `centre` against `reference` (m, 2), in rad; 0 where chance would do it.
+
+    `sites` are the `cells` of the reference.
 
     Least squares over partners, those far off left out; what could be chance is taken off, so that noise makes no
     turn and a slow one is followed a little later.
     """
     yx = np.ascontiguousarray(yx[:: 1 + len(yx) // _ENOUGH])
-    partner, _ = nearest(yx, reference, gate)
+    partner, _ = nearest_in(yx, sites, gate)
     found = np.flatnonzero(partner >= 0)
     if len(found) < _TURNING:
         return 0.0
@@ -116,10 +160,6 @@ def _turn(yx: np.ndarray, reference: np.ndarray, centre: np.ndarray, gate: float
     turn = float((arm[:, 1] * residual[:, 0] - arm[:, 0] * residual[:, 1]).sum() / lever2)
     chance = _CHANCE**2 * 0.5 * float((residual**2).mean(axis=0).sum() / lever2)
     return turn * max(0.0, 1.0 - chance / max(turn**2, 1e-300))
-
-
-def _inside(yx: np.ndarray, low: np.ndarray | float, high: np.ndarray, margin: float) -> np.ndarray:
-    return np.all((yx >= low + margin) & (yx <= high - margin), axis=1)
 
 
 def _more(unmatched: float) -> float:
@@ -175,18 +215,19 @@ class Drift:
         if len(yx) < self.least:
             return self._give(self._yx_px, float("nan"), 0, measured=False, lost=True)
 
-        fit = self._judge(yx, reference, _settle(yx, reference, self._yx_px, spacing_px), spacing_px)
+        known = _Known(reference, cells(reference, 0.5 * spacing_px), spacing_px)
+        fit = self._fit(yx, known, self._yx_px)
         usual = self._unmatched[0]
         far = np.hypot(*(fit.shift - self._yx_px)) > _LEAP * spacing_px
         if not fit.good or far or fit.unmatched > _more(usual):
-            fit = self._search(yx, reference, spacing_px, fit)
+            fit = self._search(yx, known, fit)
         if not fit.good:
             return self._give(self._yx_px, float("nan"), fit.matched, measured=False, lost=True)
-        turn_rad = _turn(yx - fit.shift, reference, self._centre - fit.shift, _GATE * spacing_px)
+        turn_rad = _turn(yx - fit.shift, reference, known.cells, self._centre - fit.shift, _GATE * spacing_px)
         if turn_rad:
             self._turn_rad += turn_rad
             yx = self._upright(as_seen)
-            fit = self._judge(yx, reference, _settle(yx, reference, fit.shift, spacing_px), spacing_px)
+            fit = self._fit(yx, known, fit.shift)
         self._unmatched[0] = fit.unmatched if np.isnan(usual) else usual + _ALPHA * (fit.unmatched - usual)
         self._seen[0] = np.minimum(self._seen[0], -fit.shift)
         self._seen[1] = np.maximum(self._seen[1], self._shape - 1 - fit.shift)
@@ -201,31 +242,24 @@ class Drift:
     def _upright(self, yx: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(turned(yx, -float(self._turn_rad[0]), self._centre))
 
-    def _judge(self, yx: np.ndarray, reference: np.ndarray, shift: np.ndarray, spacing_px: float) -> _Fit:
-        """Count partners, and the columns and sites that should have one and do not.
-
-        A column outside of what was ever in view, or a site out of view now, need not have one.
-        """
-        partner = match(yx - shift, reference, _GATE * spacing_px)
-        found = partner >= 0
-        matched = int(np.count_nonzero(found))
-        known = _inside(yx - shift, self._seen[0], self._seen[1], spacing_px)  # nearer, a site may be too new
-        in_view = _inside(reference + shift, 0.0, self._shape - 1, 0.5 * spacing_px)
-        columns, sites = np.count_nonzero(known | found), np.count_nonzero(in_view)
-        in_view[partner[found]] = False
-        unmatched = np.count_nonzero(known & ~found) + np.count_nonzero(in_view)
+    def _fit(self, yx: np.ndarray, known: _Known, start: np.ndarray) -> _Fit:
+        """Settle near `start`, and see how well that explains the frame."""
+        reference, sites, spacing_px = known.yx_px, known.cells, known.spacing_px
+        shift = _settle(yx, reference, sites, start, spacing_px)
+        matched, columns, in_view, unmatched, square = _count(
+            yx, reference, sites, shift, self._seen, self._shape, spacing_px
+        )
         # half of the sites, or the frame is dim; a quarter of the columns, or noise matches anything
-        good = matched >= max(self.least, 0.5 * sites, 0.25 * columns)
-        residual = yx[found] - shift - reference[partner[found]]
-        residual_px = float(np.sqrt((residual**2).sum() / matched)) if matched else float("nan")
-        return _Fit(shift, residual_px, matched, int(unmatched), bool(good))
+        good = matched >= max(self.least, 0.5 * in_view, 0.25 * columns)
+        residual_px = float(np.sqrt(square / matched)) if matched else float("nan")
+        return _Fit(shift, residual_px, matched, unmatched, good)
 
-    def _search(self, yx: np.ndarray, reference: np.ndarray, spacing_px: float, near: _Fit) -> _Fit:
+    def _search(self, yx: np.ndarray, known: _Known, near: _Fit) -> _Fit:
         """The best shift within reach: the most voted are settled, judged, and the smallest good one wins."""
         thin = yx[:: 1 + len(yx) // 2000]
-        bin_px = 0.5 * _GATE * spacing_px
+        bin_px = 0.5 * _GATE * known.spacing_px
         half = int(np.ceil(self.reach_px / bin_px))
-        votes = _votes(thin, reference, self._yx_px, half, bin_px)
+        votes = _votes(np.ascontiguousarray(thin), known.yx_px, self._yx_px, half, bin_px)
         padded = np.pad(votes, 1)
         rows = padded[:-2] + padded[1:-1] + padded[2:]
         votes = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
@@ -237,7 +271,7 @@ class Drift:
             low = np.maximum(at - 3, 0)
             votes[low[0] : at[0] + 4, low[1] : at[1] + 4] = 0
             start = self._yx_px + (at - half) * bin_px
-            fits.append(self._judge(yx, reference, _settle(yx, reference, start, spacing_px), spacing_px))
+            fits.append(self._fit(yx, known, start))
         good = [fit for fit in fits if fit.good]
         if not good:
             return near
@@ -274,3 +308,12 @@ class _Fit:
     matched: int
     unmatched: int
     good: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Where columns are expected, for one frame: positions (m, 2) in px, their `cells`, and the spacing."""
+
+    yx_px: np.ndarray
+    cells: tuple
+    spacing_px: float

@@ -88,7 +88,10 @@ def uncut(session: Session) -> np.ndarray:
     # two arrivals in a row: what was between them is not known
     following = np.append(dwells["occupied"][1:], False)
     unknown = dwells["ended"] & (following == dwells["occupied"])
-    return dwells[~unknown & (dwells["end_ns"] >= dwells["begin_ns"])]
+    # nobody looked at a site that was retired, and one that was merged is no site
+    dwells["end_ns"] = np.minimum(dwells["end_ns"], _retired_ns(session)[dwells["site"]])
+    none = session.merged_into[dwells["site"]] >= 0
+    return dwells[~unknown & ~none & (dwells["end_ns"] >= dwells["begin_ns"])]
 
 
 def cut(dwells: np.ndarray, begin_ns: np.ndarray, end_ns: np.ndarray) -> np.ndarray:
@@ -164,6 +167,13 @@ def _born_ns(session: Session) -> np.ndarray:
     """(m,) i8, when each site was first seen; before that it was not looked for."""
     row = np.searchsorted(session.frame, session.sites["born_frame"])
     return session.t_ns[np.minimum(row, len(session.t_ns) - 1)]
+
+
+def _retired_ns(session: Session) -> np.ndarray:
+    """(m,) i8, from when on nobody looked at each site."""
+    retired = session.retired_frame
+    row = np.minimum(np.searchsorted(session.frame, retired), len(session.t_ns) - 1)
+    return np.where(retired >= 0, session.t_ns[row], _FOREVER)
 
 
 def _views(t_ns: np.ndarray, period_s: float, longest_gap: int) -> tuple[np.ndarray, np.ndarray]:

@@ -83,8 +83,17 @@ class Rate:
     high_hz: np.ndarray
 
 
-def rate(events: np.ndarray | float, at_risk_s: np.ndarray | float, confidence: float = 0.95) -> Rate:
+def rate(
+    events: np.ndarray | float,
+    at_risk_s: np.ndarray | float,
+    confidence: float = 0.95,
+    worth: np.ndarray | float = 1.0,
+) -> Rate:
     """Poisson rate with its exact central interval (F. Garwood, Biometrika 28 (1936) 437).
+
+    Parameters
+    ----------
+    worth : above 0, at most 1: the interval is that of this share of events and time (`Occupancy.worth`).
 
     Raises
     ------
@@ -92,6 +101,7 @@ def rate(events: np.ndarray | float, at_risk_s: np.ndarray | float, confidence: 
         For negative events or time, or a confidence outside (0, 1).
     """
     n, time_s = np.broadcast_arrays(np.asarray(events, np.float64), np.asarray(at_risk_s, np.float64))
+    worth = np.maximum(worth, 1e-6)
     if not 0 < confidence < 1 or (n < 0).any() or (time_s < 0).any():
         raise ValueError(
             f"a rate needs events and time >= 0 and 0 < confidence < 1, got a confidence of {confidence}, "
@@ -99,9 +109,9 @@ def rate(events: np.ndarray | float, at_risk_s: np.ndarray | float, confidence: 
         )
     tail = (1.0 - confidence) / 2
     time_s = np.where(time_s > 0, time_s, np.nan)
-    low = np.where(n > 0, chi2.ppf(tail, 2 * np.maximum(n, 1e-9)) / 2, 0.0)
-    high = chi2.ppf(1.0 - tail, 2 * n + 2) / 2
-    return Rate(n, np.nan_to_num(time_s), n / time_s, low / time_s, high / time_s)
+    low = np.where(n > 0, chi2.ppf(tail, 2 * worth * np.maximum(n, 1e-9)) / 2, 0.0)
+    high = chi2.ppf(1.0 - tail, 2 * worth * n + 2) / 2
+    return Rate(n, np.nan_to_num(time_s), n / time_s, low / worth / time_s, high / worth / time_s)
 
 
 def hidden(
@@ -193,6 +203,18 @@ class Hopping:
         """The events that still waited for a partner, in order of time."""
         return self._release(np.iinfo(np.int64).max, neighbours)
 
+    def merge(self, a: int, b: int, exchanged: int) -> None:
+        """Site a takes in site b, in the same place; `exchanged` hops from one to the other were none."""
+        for array in (self.counts, self._weighted, self.raw_flips):
+            array[..., a] += array[..., b]
+            array[..., b] = 0
+        # each was a departure of the one and an arrival of the other
+        self.counts[2:, a] = np.maximum(self.counts[2:, a] - exchanged, 0)
+        self._weighted[:, a] = np.maximum(self._weighted[:, a] - exchanged, 0.0)
+        if self._sites["decided"][b] == 1 or self._sites["decided"][a] == _UNKNOWN:
+            self._sites[a] = self._sites[b]
+        self._waiting["site"][self._waiting["site"] == b] = a
+
     def rates(
         self, occupancy: Occupancy, *, total: bool = False, confidence: float = 0.95
     ) -> dict[str, Rate]:
@@ -208,7 +230,10 @@ class Hopping:
         arrivals, departures = more * occupancy.arrivals, more * occupancy.departures
         _, left, hops = self._weighted
         hops = departures * np.divide(hops, left, out=np.zeros_like(hops), where=left > 0)
+        worth = occupancy.worth
         if total:
+            switches = np.maximum(arrivals + departures, 1e-9)
+            worth = np.average(worth, weights=switches) if len(worth) else 1.0
             sums = (a.sum() for a in (arrivals, departures, hops, observed, occupied, empty))
             arrivals, departures, hops, observed, occupied, empty = sums
         pairs = {
@@ -217,7 +242,7 @@ class Hopping:
             "departure": (departures, occupied),
             "hop": (hops, occupied),
         }
-        return {name: rate(events, time_s, confidence) for name, (events, time_s) in pairs.items()}
+        return {name: rate(events, time_s, confidence, worth) for name, (events, time_s) in pairs.items()}
 
     def _grow(self, sites: int) -> None:
         new = sites - len(self._sites)

@@ -7,6 +7,7 @@ trained for, normalized, with zeros (the local mean) beyond the border.
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -20,6 +21,22 @@ from stream.resample import Resampler
 
 MOST_ENLARGED = 2.0  # beyond this a column is a pixel or two of the camera, whatever is made of them
 STAGES = ("resample", "normalize", "network", "columns")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was found in one frame.
+
+    Attributes
+    ----------
+    columns : in pixels of the frame.
+    image : (ny', nx') f4, normalized, as the engine saw it; None where it was not asked for.
+    stage_ms : time each stage took; on a card its share of the batch.
+    """
+
+    columns: Columns
+    image: np.ndarray | None
+    stage_ms: dict[str, float]
 
 
 class Sampling:
@@ -138,8 +155,7 @@ class ColumnFinder:
             If shape or dtype are not as promised.
         """
         times = [time.perf_counter_ns()]
-        if not self._resampler.identity:
-            counts, bad_pixels = self._resampler(counts, bad_pixels), None  # bad pixels are NaN in it
+        counts, bad_pixels = self._resample(counts, bad_pixels)
         times.append(time.perf_counter_ns())
         image = self._normalize(counts, bad_pixels)
         times.append(time.perf_counter_ns())
@@ -151,6 +167,17 @@ class ColumnFinder:
             stage: end - start for stage, (start, end) in zip(STAGES, pairwise(times), strict=True)
         }
         return columns, image
+
+    def normalize(self, counts: np.ndarray, bad_pixels: np.ndarray | None = None) -> np.ndarray:
+        """The normalized image alone, as `find` gives it."""
+        return self._normalize(*self._resample(counts, bad_pixels))
+
+    def _resample(
+        self, counts: np.ndarray, bad_pixels: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        if self._resampler.identity:
+            return counts, bad_pixels
+        return self._resampler(counts, bad_pixels), None  # bad pixels are NaN in it
 
     def _normalize(self, image: np.ndarray, bad_pixels: np.ndarray | None) -> np.ndarray:
         """Write the normalized image into the batch; the padding stays zero."""

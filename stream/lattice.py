@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 
 from stream.matching import crowded, nearest, neighbours
 
@@ -14,6 +15,19 @@ _COMMON = (
 _ROOM = 0.5  # of the spacing: a place is new if nothing known is nearer
 _MOST_STEPS = 8
 _MANY = 300  # columns, enough to know their lattice
+
+
+@njit(cache=True, nogil=True)
+def _most_common(steps, every, radius):
+    """The mask (n,) of the steps within `radius` of that one, of every so many, that has the most of them."""
+    best, most = 0, -1
+    for i in range(0, len(steps), every):
+        close = 0
+        for j in range(len(steps)):
+            close += (steps[i, 0] - steps[j, 0]) ** 2 + (steps[i, 1] - steps[j, 1]) ** 2 < radius * radius
+        if close > most:
+            best, most = i, close
+    return (steps[:, 0] - steps[best, 0]) ** 2 + (steps[:, 1] - steps[best, 1]) ** 2 < radius * radius
 
 
 def lattice_steps(yx_nm: np.ndarray, spacing_nm: float) -> np.ndarray:
@@ -35,10 +49,8 @@ def lattice_steps(yx_nm: np.ndarray, spacing_nm: float) -> np.ndarray:
     steps = yx_nm[beside[row, column]] - yx_nm[looked[row]]
     found = []
     while len(steps) >= _COMMON * len(looked):
-        some = steps[:: 1 + len(steps) // _MANY]
-        close = ((some[:, None] - steps) ** 2).sum(axis=2) < (_TOLERANCE * spacing_nm) ** 2
-        most = int(np.argmax(close.sum(axis=1)))
-        step = np.median(steps[close[most]], axis=0)
+        alike = _most_common(steps, 1 + len(steps) // _MANY, _TOLERANCE * spacing_nm)
+        step = np.median(steps[alike], axis=0)
         same = np.hypot(*(steps - step).T) < _TOLERANCE * spacing_nm
         if same.sum() < _COMMON * len(looked):
             break

@@ -14,7 +14,7 @@ _ALONE = 0.2  # of a site's switches, the share that no neighbour's switch expla
 _NEGLIGIBLE = 1e-4
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def advance(p, arrive_hz, leave_hz, elapsed_s, ratio, out, arrive, leave):
     """One forward step of all sites: relax towards equilibrium, then weigh the evidence."""
     for k in range(len(p)):
@@ -27,32 +27,38 @@ def advance(p, arrive_hz, leave_hz, elapsed_s, ratio, out, arrive, leave):
         out[k] = weight / (weight + 1.0 - ahead)
 
 
-@njit(cache=True, nogil=True)
+# In the two smoothers the sites are the inner loop, and nothing branches in it: eight of them go at once.
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def look_back(slots, forward, arrive, leave, ratio, out):
     """Smooth the frames in `slots` (in order of time) with the later ones, each site for itself.
 
     Fills `out` (3, slots, m): P(occupied) and the probabilities that a column arrived or left since the
     slot before.
     """
-    p, up, down = out[0], out[1], out[2]
-    for k in range(p.shape[1]):
-        later = 1.0  # P(later evidence | occupied) / P(... | empty)
-        for w in range(len(slots) - 1, -1, -1):
-            s = slots[w]
-            odds = forward[s, k] * later
-            p[w, k] = odds / (odds + 1.0 - forward[s, k])
-            if w > 0:
-                before = forward[slots[w - 1], k]
-                weight = ratio[s, k] * later
-                filled, emptied = (1.0 - before) * arrive[s, k] * weight, before * leave[s, k]
-                stayed = before * (1.0 - leave[s, k]) * weight + (1.0 - before) * (1.0 - arrive[s, k])
-                up[w, k] = filled / (filled + emptied + stayed)
-                down[w, k] = emptied / (filled + emptied + stayed)
-                later = (1.0 - leave[s, k]) * weight + leave[s, k]
-                later /= arrive[s, k] * weight + 1.0 - arrive[s, k]
+    m = out.shape[2]
+    later = np.ones(m)  # P(later evidence | occupied) / P(... | empty)
+    for w in range(len(slots) - 1, -1, -1):
+        s = slots[w]
+        p, here = out[0, w], forward[s]
+        for k in range(m):
+            odds = here[k] * later[k]
+            p[k] = odds / (odds + 1.0 - here[k])
+        if w == 0:
+            break
+        up, down = out[1, w], out[2, w]
+        before, come, go, told = forward[slots[w - 1]], arrive[s], leave[s], ratio[s]
+        for k in range(m):
+            weight = told[k] * later[k]
+            filled, emptied = (1.0 - before[k]) * come[k] * weight, before[k] * go[k]
+            stayed = before[k] * (1.0 - go[k]) * weight + (1.0 - before[k]) * (1.0 - come[k])
+            up[k] = filled / (filled + emptied + stayed)
+            down[k] = emptied / (filled + emptied + stayed)
+            later[k] = ((1.0 - go[k]) * weight + go[k]) / (come[k] * weight + 1.0 - come[k])
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def couple(neighbours, alone, out):
     """What comes from beside: a column that leaves a site has gone to one of the vacant sites around
     it, all alike; a column that arrives has come from one of the occupied ones.
@@ -78,6 +84,24 @@ def couple(neighbours, alone, out):
 
 
 @njit(cache=True, nogil=True)
+def switching(arrive, leave, beside):
+    """Turn `beside` (2, rows, m), as `couple` fills it, into the chances of a site to fill and to empty."""
+    for w in range(beside.shape[1]):
+        for k in range(beside.shape[2]):
+            beside[0, w, k], beside[1, w, k] = _switches(
+                arrive[w, k], leave[w, k], beside[0, w, k], beside[1, w, k]
+            )
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _switches(arrive, leave, inflow, outflow):
+    """Chances to fill and to empty: by itself, or because a neighbour did the opposite."""
+    alone = _ALONE + (1.0 - _ALONE) * (arrive + leave)  # all, once in equilibrium
+    come, go = alone * arrive, alone * leave
+    return come + (1.0 - come) * min(inflow, 0.5), go + (1.0 - go) * min(outflow, 0.5)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def smooth(slots, arrive, leave, ratio, beside, start, out):
     """Smooth the second of `slots` with all later ones, switches being likelier where one beside is.
 
@@ -85,25 +109,51 @@ def smooth(slots, arrive, leave, ratio, beside, start, out):
     past, moves on to the second. Fills `out` (3, m): P(occupied) in the second, and the probabilities
     that a column arrived or left between the two.
     """
+    m = len(start)
     p, up, down = out[0], out[1], out[2]
-    inflow, outflow = beside[0], beside[1]
-    for k in range(len(p)):
-        later = 1.0
-        for w in range(len(slots) - 1, 0, -1):
-            s = slots[w]
-            alone = _ALONE + (1.0 - _ALONE) * (arrive[s, k] + leave[s, k])  # all, once in equilibrium
-            come = alone * arrive[s, k]
-            come += (1.0 - come) * min(inflow[w, k], 0.5)
-            go = alone * leave[s, k]
-            go += (1.0 - go) * min(outflow[w, k], 0.5)
-            weight = ratio[s, k] * later
+    later = np.ones(m)
+    for w in range(len(slots) - 1, 0, -1):
+        s = slots[w]
+        inward, outward, told = beside[0, w], beside[1, w], ratio[s]
+        for k in range(m):
+            come, go = _switches(arrive[s, k], leave[s, k], inward[k], outward[k])
+            weight = told[k] * later[k]
             on, off = (1.0 - go) * weight + go, come * weight + 1.0 - come
             if w > 1:
-                later = on / off
-                continue
-            occupied, empty = start[k] * on, (1.0 - start[k]) * off
-            up[k] = (1.0 - start[k]) * come * weight / (occupied + empty)
-            down[k] = start[k] * go / (occupied + empty)
-            p[k] = (start[k] * (1.0 - go) + (1.0 - start[k]) * come) * weight / (occupied + empty)
-            ahead = start[k] * (1.0 - go) + (1.0 - start[k]) * come
-            start[k] = ahead * ratio[s, k] / (ahead * ratio[s, k] + 1.0 - ahead)
+                later[k] = on / off
+            else:
+                occupied, empty = start[k] * on, (1.0 - start[k]) * off
+                up[k] = (1.0 - start[k]) * come * weight / (occupied + empty)
+                down[k] = start[k] * go / (occupied + empty)
+                p[k] = (start[k] * (1.0 - go) + (1.0 - start[k]) * come) * weight / (occupied + empty)
+                ahead = start[k] * (1.0 - go) + (1.0 - start[k]) * come
+                start[k] = ahead * told[k] / (ahead * told[k] + 1.0 - ahead)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def tally(smoothed, observed, period_s, share, shortest, time_s, switches, recent):
+    """Add one smoothed frame to what is kept per site.
+
+    Parameters
+    ----------
+    smoothed : (3, m), as `smooth` fills it.
+    observed : (m,) bool; other sites stay as they are.
+    period_s : what the frame stands for.
+    share : of the time since the frame before, what was observed.
+    shortest : frames of a site's record behind `recent`, or half of the record if that is more.
+    time_s : (2, m), observed and occupied.
+    switches : (2, m), expected arrivals and departures.
+    recent : (2, 2, m), the same and the time at risk of either, fading.
+    """
+    for k in range(len(observed)):
+        if not observed[k]:
+            continue
+        p = smoothed[0, k]
+        time_s[0, k] += period_s
+        time_s[1, k] += p * period_s
+        keep = 1.0 - 1.0 / max(shortest, 0.5 * time_s[0, k] / period_s)
+        for way in range(2):
+            happened = smoothed[1 + way, k] * share
+            switches[way, k] += happened
+            recent[0, way, k] = recent[0, way, k] * keep + happened
+            recent[1, way, k] = recent[1, way, k] * keep + (p if way else 1.0 - p) * period_s

@@ -10,14 +10,16 @@ import numpy as np
 from numba import njit
 
 
-@njit(cache=True, nogil=True)
-def _cells(yx, size):
-    """Sort `yx` (n, 2) into square cells at least `size` wide.
+@njit(cache=True, nogil=True, error_model="numpy")
+def cells(yx, size):
+    """Sort `yx` (n, 2) into square cells at least `size` wide, to be asked for what lies within `size` of a point.
 
     Returns the points' indices ordered by cell, where each cell starts in that order, the cells'
-    number along y and x, the first cell's corner, and the cells' width.
+    number along y and x, the first cell's corner, the cells' width, and the points in that order.
     """
     n = len(yx)
+    if n == 0:
+        return np.empty(0, np.int64), np.zeros(1, np.int64), 0, 0, 0.0, 0.0, size, np.empty((0, 2))
     y0, x0 = yx[0, 0], yx[0, 1]
     y1, x1 = y0, x0
     for i in range(n):
@@ -35,18 +37,48 @@ def _cells(yx, size):
     for c in range(ny * nx):
         start[c + 1] += start[c]
     order = np.empty(n, np.int64)
+    ordered = np.empty((n, 2))
     filled = start[:-1].copy()
     for i in range(n):
-        order[filled[cell[i]]] = i
+        to = filled[cell[i]]
+        order[to] = i
+        ordered[to, 0], ordered[to, 1] = yx[i, 0], yx[i, 1]
         filled[cell[i]] += 1
-    return order, start, ny, nx, y0, x0, size
+    return order, start, ny, nx, y0, x0, size, ordered
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _span(value, origin, size, count):
     """The cells within one cell of `value` along one axis, as a half-open range."""
     c = int(np.floor((value - origin) / size))
     return max(c - 1, 0), min(c + 2, count)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def nearest_in(yx, sorted_cells, radius):
+    """As `nearest`, of reference points sorted by `cells` with a size of at least `radius`."""
+    order, start, ny, nx, y0, x0, size, ordered = sorted_cells
+    n = len(yx)
+    index = np.full(n, -1, np.int64)
+    distance2 = np.full(n, np.inf)
+    for i in range(n):
+        y, x = yx[i, 0], yx[i, 1]
+        ya, yb = _span(y, y0, size, ny)
+        xa, xb = _span(x, x0, size, nx)
+        if xa >= xb:
+            continue
+        best = radius * radius
+        found = -1
+        for cy in range(ya, yb):
+            for k in range(start[cy * nx + xa], start[cy * nx + xb]):
+                d2 = (ordered[k, 0] - y) ** 2 + (ordered[k, 1] - x) ** 2
+                if d2 <= best:
+                    best = d2
+                    found = k
+        if found >= 0:
+            index[i] = order[found]
+            distance2[i] = best
+    return index, distance2
 
 
 @njit(cache=True, nogil=True)
@@ -64,38 +96,14 @@ def nearest(yx, reference, radius):
     index : (n,) i8, the row of `reference`, or -1.
     distance2 : (n,) f8, the squared distance, inf where there is none.
     """
-    n = len(yx)
-    index = np.full(n, -1, np.int64)
-    distance2 = np.full(n, np.inf)
-    if len(reference) == 0:
-        return index, distance2
-    order, start, ny, nx, y0, x0, size = _cells(reference, radius)
-    for i in range(n):
-        y, x = yx[i, 0], yx[i, 1]
-        ya, yb = _span(y, y0, size, ny)
-        xa, xb = _span(x, x0, size, nx)
-        best = radius * radius
-        if xa >= xb:
-            continue
-        for cy in range(ya, yb):
-            for k in range(start[cy * nx + xa], start[cy * nx + xb]):
-                j = order[k]
-                d2 = (reference[j, 0] - y) ** 2 + (reference[j, 1] - x) ** 2
-                if d2 <= best:
-                    best = d2
-                    index[i] = j
-                    distance2[i] = d2
-    return index, distance2
+    return nearest_in(yx, cells(reference, radius), radius)
 
 
 @njit(cache=True, nogil=True)
-def match(yx, reference, radius):
-    """One-to-one `nearest`: of the points that chose one reference point, the nearest gets it.
-
-    Parameters as in `nearest`. Returns the row of `reference` for each point, (n,) i8, or -1.
-    """
-    index, distance2 = nearest(yx, reference, radius)
-    owner = np.full(len(reference), -1, np.int64)
+def match_in(yx, sorted_cells, radius):
+    """As `match`, of reference points sorted by `cells` with a size of at least `radius`."""
+    index, distance2 = nearest_in(yx, sorted_cells, radius)
+    owner = np.full(len(sorted_cells[0]), -1, np.int64)
     for i in range(len(yx)):
         j = index[i]
         if j >= 0:
@@ -107,6 +115,15 @@ def match(yx, reference, radius):
             else:
                 index[i] = -1
     return index
+
+
+@njit(cache=True, nogil=True)
+def match(yx, reference, radius):
+    """One-to-one `nearest`: of the points that chose one reference point, the nearest gets it.
+
+    Parameters as in `nearest`. Returns the row of `reference` for each point, (n,) i8, or -1.
+    """
+    return match_in(yx, cells(reference, radius), radius)
 
 
 @njit(cache=True, nogil=True)
@@ -122,7 +139,7 @@ def pairs(yx, reference, radius):
     k = 0
     if len(yx) == 0 or len(reference) == 0:
         return rows[:0], columns[:0], distance2[:0]
-    order, start, ny, nx, y0, x0, size = _cells(reference, radius)
+    order, start, ny, nx, y0, x0, size, _ = cells(reference, radius)
     for i in range(len(yx)):
         y, x = yx[i, 0], yx[i, 1]
         ya, yb = _span(y, y0, size, ny)
@@ -152,7 +169,7 @@ def crowded(yx, radius):
     found = np.zeros(n, np.bool_)
     if n == 0:
         return found
-    order, start, ny, nx, y0, x0, size = _cells(yx, radius)
+    order, start, ny, nx, y0, x0, size, _ = cells(yx, radius)
     for i in range(n):
         ya, yb = _span(yx[i, 0], y0, size, ny)
         xa, xb = _span(yx[i, 1], x0, size, nx)
@@ -173,7 +190,7 @@ def neighbours(yx, radius, most):
     distance2 = np.full(most, np.inf)
     if n == 0:
         return index
-    order, start, ny, nx, y0, x0, size = _cells(yx, radius)
+    order, start, ny, nx, y0, x0, size, _ = cells(yx, radius)
     for i in range(n):
         distance2[:] = np.inf
         ya, yb = _span(yx[i, 0], y0, size, ny)

@@ -179,8 +179,8 @@ class Normalizer:
                 "convert it first"
             )
         if image.dtype == np.float16:
-            return image.astype(np.float32)
-        return image if image.dtype.isnative else image.astype(image.dtype.newbyteorder("="))
+            return still(image.astype(np.float32))
+        return still(image if image.dtype.isnative else image.astype(image.dtype.newbyteorder("=")))
 
     def _blur(self, sums: np.ndarray) -> np.ndarray:
         """Sums over bands (bands, nx) -> blurred rows at the bands' edges (bands + 1, nx)."""
@@ -249,7 +249,14 @@ def _checked_mask(bad_pixels: np.ndarray, shape_yx: tuple[int, int]) -> np.ndarr
             f"mask does not fit: expected bool of shape {shape_yx}, got {bad_pixels.dtype} of shape "
             f"{bad_pixels.shape}; pass True where a pixel is bad"
         )
-    return bad_pixels
+    return still(bad_pixels)
+
+
+def still(array: np.ndarray) -> np.ndarray:
+    """A view that cannot be written: for numba those are of another type, and one kernel per dtype is enough."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 @njit(cache=True, nogil=True)

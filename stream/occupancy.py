@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stream.markov import advance, couple, look_back, smooth
+from stream.markov import advance, couple, look_back, smooth, tally
 
 _FASTEST, _SLOWEST = 20.0, 0.1  # a site's rates stay within these multiples of the start value
 _PRIOR_SWITCHES = 1.0  # weight of the start value against a site's own record, in switches
 _SHORTEST = 200.0  # frames of a site's record that its rates are drawn from, or half of it if that is more:
 # what was made of the first frames, with rates that were only assumed, must not be held for what happened
-_FAST = 0.03  # rate × frame period from which one event in ten is missed
+FAST = 0.03  # rate × frame period from which one event in ten is missed
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,8 @@ class Occupancy:
     fast : (m,) bool, switches so often that more than one event in ten falls between the frames:
         rates are then too low.
     version : frames filtered so far.
+    worth : (m,) f8, how much the evidence says of the rates, against the same switches seen beyond doubt: 1 at high
+        dose. It widens the intervals.
     """
 
     p_occupied: np.ndarray
@@ -43,6 +45,7 @@ class Occupancy:
     departures: np.ndarray
     fast: np.ndarray
     version: int
+    worth: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,10 @@ class OccupancyFilter:
         self._time_s = np.empty((2, 0))  # observed, occupied
         self._switches = np.empty((2, 0))  # expected arrivals and departures
         self._recent = np.empty((2, 2, 0))  # expected switches, and time at risk of them in s; the past fades
+        self._resting = np.empty(0, np.bool_)  # sites that nobody looks at
+        self._scratch = np.empty(
+            (5, self._slots, 0)
+        )  # of the smoother, kept so as not to be asked for every frame
 
     def __len__(self) -> int:
         return self._forward.shape[1]
@@ -119,11 +126,13 @@ class OccupancyFilter:
 
     def snapshot(self) -> Occupancy:
         """The occupancy as it is known now; copies."""
-        fast = np.any(self.rates_hz * self.frame_period_s > _FAST, axis=0)
+        fast = np.any(self.rates_hz * self.frame_period_s > FAST, axis=0)
         observed_s, occupied_s = self._time_s.copy()
         p = self.p_occupied.astype(np.float32)
         arrivals, departures = self._switches.copy()
-        return Occupancy(p, observed_s, occupied_s, arrivals, departures, fast, self._count)
+        return Occupancy(
+            p, observed_s, occupied_s, arrivals, departures, fast, self._count, np.ones(len(self))
+        )
 
     def _slot(self, back: int) -> int:
         """Where the update `back` updates ago is kept."""
@@ -159,35 +168,83 @@ class OccupancyFilter:
         observed : (k, b) bool.
         empty_frames : (b,), in how many frames before those the place was observed, and empty.
         """
-        past = min(self._count, self._slots)
         new = log_ratio.shape[1]
-        if len(log_ratio) < min(past, self.lag + 1):
-            raise ValueError(
-                f"new sites come with {len(log_ratio)} frames of history, {min(past, self.lag + 1)} are needed"
-            )
+        self._check_history(len(log_ratio))
         unknown = {"_forward": 0.5, "_arrive": 0.0, "_leave": 0.0, "_ratio": 1.0, "_observed": False}
         for name, value in unknown.items():
             fresh = np.full((self._slots, new), value)
             setattr(self, name, np.concatenate([getattr(self, name), fresh], axis=1))
+        for name in ("_time_s", "_switches", "_recent", "_settled", "_resting"):
+            array = getattr(self, name)
+            setattr(
+                self, name, np.concatenate([array, np.zeros((*array.shape[:-1], new), array.dtype)], axis=-1)
+            )
+        self._scratch = np.empty((5, self._slots, len(self)))
+        self.begin(np.arange(len(self) - new, len(self)), log_ratio, observed, empty_frames)
+
+    def begin(
+        self,
+        site: np.ndarray,
+        log_ratio: np.ndarray,
+        observed: np.ndarray,
+        empty_frames: np.ndarray | float = 0.0,
+    ) -> None:
+        """Look at sites (b,) that rested so far; `log_ratio`, `observed` and `empty_frames` of them as in `add`."""
+        self._check_history(len(log_ratio))
         # frames that were smoothed for the other sites already
         seen, full = observed[: -self.lag], observed[: -self.lag] & (log_ratio[: -self.lag] > 0)
-        frames = np.stack([empty_frames + seen.sum(axis=0), full.sum(axis=0)])
-        self._time_s = np.concatenate([self._time_s, frames * self.frame_period_s], axis=1)
-        self._switches = np.concatenate([self._switches, np.zeros((2, new))], axis=1)
-        at_risk_s = np.stack([frames[0] - frames[1], frames[1]]) * self.frame_period_s
-        self._recent = np.concatenate([self._recent, np.stack([0.0 * at_risk_s, at_risk_s])], axis=2)
-        start = len(self) - new
-        p = np.full(new, 0.5)
-        arrive_hz, leave_hz = self.rates_hz[:, start:]
-        for back in range(min(past, len(log_ratio)) - 1, -1, -1):
+        frames = np.stack([empty_frames + seen.sum(axis=0), full.sum(axis=0)]) * self.frame_period_s
+        self._time_s[:, site] += frames
+        self._recent[1][:, site] += np.stack([frames[0] - frames[1], frames[1]])
+        self._resting[site] = False
+        for back in range(min(self._count, self._slots, len(log_ratio))):
             s = self._slot(back)
-            self._ratio[s, start:] = _odds(log_ratio[-1 - back])
-            self._observed[s, start:] = observed[-1 - back]
-            out, arrive, leave = (a[s, start:] for a in (self._forward, self._arrive, self._leave))
-            advance(p, arrive_hz, leave_hz, self._elapsed_s[s], self._ratio[s, start:], out, arrive, leave)
+            self._ratio[s, site] = _odds(log_ratio[-1 - back])
+            self._observed[s, site] = observed[-1 - back]
+        self._filter_again(site, min(self._count, self._slots, len(log_ratio)))
+
+    def rest(self, site: np.ndarray) -> None:
+        """Look at sites (b,) no more: they count as empty, and as not observed."""
+        self._resting[site] = True
+        for array, value in ((self._forward, 0.0), (self._ratio, 1.0), (self._observed, False)):
+            array[:, site] = value
+        self._settled[site] = 0.0
+
+    def merge(self, a: int, b: int, exchanged: int) -> None:
+        """Site a takes in site b, in the same place; `exchanged` hops from one to the other were none.
+
+        What was seen at either was seen at one site: it was occupied whenever one of them was.
+        """
+        self._ratio[:, a] = self._ratio[:, [a, b]].max(axis=1)
+        self._observed[:, a] |= self._observed[:, b]
+        (observed_a, observed_b), (occupied_a, occupied_b) = self._time_s[:, [a, b]]
+        observed_s = max(observed_a, observed_b)
+        self._time_s[:, a] = observed_s, min(occupied_a + occupied_b, observed_s)
+        self._switches[:, a] = np.maximum(self._switches[:, [a, b]].sum(axis=1) - exchanged, 0.0)
+        self._recent[0, :, a] = np.maximum(self._recent[0][:, [a, b]].sum(axis=1) - exchanged, 0.0)
+        empty_s, occupied_s = self._recent[1][:, [a, b]]
+        self._recent[1, :, a] = max(empty_s[0] - occupied_s[1], 0.0), occupied_s.sum()
+        for array in (self._time_s, self._switches, self._recent):
+            array[..., b] = 0.0
+        self._filter_again(np.array([a]), min(self._count, self._slots))
+        self.rest(np.array([b]))
+
+    def _check_history(self, frames: int) -> None:
+        needed = min(self._count, self.lag + 1)
+        if frames < needed:
+            raise ValueError(f"new sites come with {frames} frames of history, {needed} are needed")
+
+    def _filter_again(self, site: np.ndarray, updates: int) -> None:
+        """The forward filter of sites (b,) over the last `updates`, from what is in the ring of them."""
+        p = np.full(len(site), 0.5)
+        arrive_hz, leave_hz = self.rates_hz[:, site]
+        for back in range(updates - 1, -1, -1):
+            s = self._slot(back)
+            out, arrive, leave = np.empty((3, len(site)))
+            advance(p, arrive_hz, leave_hz, self._elapsed_s[s], self._ratio[s, site], out, arrive, leave)
+            self._forward[s, site], self._arrive[s, site], self._leave[s, site] = out, arrive, leave
             p = out
-        before = self._forward[self._slot(self.lag), start:] if self._count > self.lag else np.full(new, 0.5)
-        self._settled = np.concatenate([self._settled, before])
+        self._settled[site] = self._forward[self._slot(self.lag), site] if self._count > self.lag else 0.5
 
     def update(
         self, frame: int, t_ns: int, log_ratio: np.ndarray, observed: np.ndarray, neighbours: np.ndarray
@@ -224,6 +281,7 @@ class OccupancyFilter:
         out, arrive, leave = self._forward[s], self._arrive[s], self._leave[s]
         arrive_hz, leave_hz = self.rates_hz
         advance(p, arrive_hz, leave_hz, elapsed_s, self._ratio[s], out, arrive, leave)
+        out[self._resting] = 0.0
         return self._smooth(self.lag, neighbours) if self._count > self.lag else None
 
     def finish(self, neighbours: np.ndarray) -> list[Smoothed]:
@@ -235,28 +293,26 @@ class OccupancyFilter:
         """Smooth the frame `back` updates ago; the frame before it was smoothed last."""
         slots = np.array([self._slot(b) for b in range(back + 1, -1, -1)])
         now = slots[1]
-        alone = np.empty((3, len(slots), len(self)))
+        room = self._scratch[:, : len(slots)]
+        alone, beside = room[:3], room[3:]
         look_back(slots, self._forward, self._arrive, self._leave, self._ratio, alone)
-        beside = np.zeros((2, len(slots), len(self)))
+        beside[:] = 0.0
         couple(neighbours, alone, beside)
         together = np.empty((3, len(self)))
         smooth(slots, self._arrive, self._leave, self._ratio, beside, self._settled, together)
-        p, up, down = together
         observed = self._observed[now].copy()
-        self._time_s += np.where(observed, [np.ones_like(p), p], 0.0) * self.frame_period_s
         # across a gap, only the share of the switches that falls into observed time
         share = min(1.0, self.frame_period_s / self._elapsed_s[now])
-        switches = np.where(observed, [up, down], 0.0) * share
-        self._switches += switches
-        at_risk_s = np.where(observed, [1.0 - p, p], 0.0) * self.frame_period_s
-        memory = np.maximum(_SHORTEST, 0.5 * self._time_s[0] / self.frame_period_s)
-        self._recent = self._recent * np.where(observed, 1.0 - 1.0 / memory, 1.0) + [switches, at_risk_s]
+        tally(
+            *(together, observed, self.frame_period_s, share, _SHORTEST),
+            *(self._time_s, self._switches, self._recent),
+        )
         frame, t_ns = self._when[now].tolist()
-        return Smoothed(frame, t_ns, float(self._elapsed_s[now]), p, observed)
+        return Smoothed(frame, t_ns, float(self._elapsed_s[now]), together[0], observed)
 
     _FIELDS = (
         *("_when", "_elapsed_s", "_forward", "_arrive", "_leave", "_ratio"),
-        *("_observed", "_settled", "_time_s", "_switches", "_recent"),
+        *("_observed", "_settled", "_time_s", "_switches", "_recent", "_resting"),
     )
 
     def state(self) -> dict[str, np.ndarray]:
@@ -268,6 +324,7 @@ class OccupancyFilter:
         """Go on from a `state()` of a filter made with the same arguments."""
         for name in self._FIELDS:
             setattr(self, name, np.array(state[name.strip("_")]))
+        self._scratch = np.empty((5, self._slots, len(self)))
         self._count, self._finished = int(state["count"][0]), bool(state["count"][1])
 
 

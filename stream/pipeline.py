@@ -1,4 +1,5 @@
-"""What happens to a frame, in order: decode, find columns, follow them. The only file that knows it.
+"""What happens to a frame, in order: its columns are found (on the CPU or a card), then followed. The only file that
+knows it.
 
 Live (stream.analyse) and in replay (stream.offline) the frames go through the same `Analysis`.
 """
@@ -6,24 +7,30 @@ Live (stream.analyse) and in replay (stream.offline) the frames go through the s
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from engines.runtime import Engine
 from stream.appearance import Picture
-from stream.columns import Columns
+from stream.batching import BatchSize
+from stream.columns import Columns, find_columns
 from stream.config import Settings
-from stream.frame import CalibrationError, Frame, Gap, SeriesHeader
+from stream.drift import Shift
+from stream.find import Where
+from stream.frame import CalibrationError, Encoding, Frame, Gap, SeriesHeader
 from stream.hopping import Hop
-from stream.infer import ColumnFinder
+from stream.infer import Found
 from stream.maps import SpecimenMap
 from stream.tracking import Tracked, Tracker
 
+log = logging.getLogger("hopscope.analyse")
 WARM_UP_SHAPE_YX = (512, 512)
+WARM_UP_DTYPES = ("u1", "u2", "u4")  # of cameras
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +41,7 @@ class Seen:
     ----------
     frame, t_ns, recv_ns : its index, time by the detector's clock, and receipt (monotonic).
     columns : found in it, in its pixels.
-    image : (ny', nx') f4, normalized, at the engine's sampling.
+    image : (ny', nx') f4, normalized, at the engine's sampling; on the CPU valid until the next fetch.
     tracked : sites, occupancy and events after it.
     stage_ms : time each stage took.
     """
@@ -48,15 +55,31 @@ class Seen:
     stage_ms: dict[str, float]
 
 
-class Analysis:
-    """The stages of one session, with what must be remembered between frames and series."""
+@dataclass(slots=True)
+class _Batch:
+    """Frames under way, with the gaps between and after them, in order."""
 
-    def __init__(self, settings: Settings, engine: Engine) -> None:
-        self.settings, self.engine = settings, engine
+    items: list[Frame | Gap]
+    frames: int
+    began_s: float
+    fetched: bool = False
+
+
+class Analysis:
+    """The stages of one session, with what must be remembered between frames and series.
+
+    Parameters
+    ----------
+    settings : of the site.
+    where : columns are found, from `open_where`; it stays the caller's to close.
+    """
+
+    def __init__(self, settings: Settings, where: Where) -> None:
+        self.settings, self.where = settings, where
         self.header: SeriesHeader | None = None
         self.tracker: Tracker | None = None
-        self.events: list[Hop] = []  # settled since the last look, by `see` or `finish`
-        self._finder: ColumnFinder | None = None
+        self._under_way: deque[_Batch] = deque()
+        self._size = BatchSize(settings.engine.latency_ms / 1e3, 1)
         self._next_index: int | None = None
         self._restored: dict[str, np.ndarray] | None = None
         self._counters: Counter[str] = Counter(analysed=0, columns=0, sites=0, events=0, hops=0)
@@ -76,65 +99,144 @@ class Analysis:
         known = calibrated(header, self.settings)
         if before is not None and self.tracker is not None and _same_series(before, known):
             return
-        self.tracker = self._finder = self._next_index = None
+        self.tracker = self._next_index = None
         self.header = known
         pixel_size_nm, period_s = known.pixel_size_nm or 0.0, known.frame_period_s or 0.0
-        threshold = self.settings.engine.threshold
-        self._finder = ColumnFinder(self.engine, known.shape_yx, pixel_size_nm, threshold)
-        self.tracker = Tracker(known.shape_yx, pixel_size_nm, period_s, lag=self.settings.tracking.lag_frames)
+        self.where.begin(known, pixel_size_nm, self.settings.engine.threshold)
+        self._size = BatchSize(self.settings.engine.latency_ms / 1e3, self.where.most)
+        lag = self.settings.tracking.lag_frames
+        self.tracker = Tracker(known.shape_yx, pixel_size_nm, period_s, lag=lag, bad_pixels=known.bad_pixels)
         self._go_on_from_checkpoint()
 
-    def see(self, frame: Frame) -> Seen | None:
-        """Send one frame down the pipeline; None if its series is not analysed.
+    @property
+    def most(self) -> int:
+        """Frames in the largest batch."""
+        return self.where.most
+
+    @property
+    def room(self) -> bool:
+        """Whether a batch may be started before one is fetched."""
+        return self.where.room > 0
+
+    @property
+    def under_way(self) -> int:
+        """Batches started and not fetched."""
+        return len(self._under_way)
+
+    def choose(self, recv_ns: np.ndarray) -> tuple[int, int]:
+        """Of frames that wait, by when they were received, oldest first: how many to skip, and how many to take.
+
+        The CPU takes the newest. A card takes as many as it can finish within the latency budget, and what waits
+        on for its turn is not lost.
+        """
+        if not self.where.on_cards:
+            return len(recv_ns) - 1, 1
+        return self._size.choose(((time.monotonic_ns() - recv_ns) / 1e9).tolist())
+
+    def start(self, items: Sequence[Frame | Gap]) -> None:
+        """Begin with a batch of frames, `most` at the most, and the gaps between them; frames are released once
+        they are seen. Where the series is not analysed they count as paused.
 
         Raises
         ------
-        WireError
-            If its payload cannot be decoded; nothing is changed then.
+        ValueError
+            If there is no room.
         """
-        if self._finder is None or self.tracker is None or self.header is None:
-            self.miss(Gap(frame.series_id, frame.index, 1, "paused"))
-            return None
-        started_ns = time.perf_counter_ns()
-        counts = frame.counts
-        decoded_ns = time.perf_counter_ns()
-        columns, image = self._finder.find(counts, self.header.bad_pixels)
-        found_ns = time.perf_counter_ns()
+        if self.tracker is None:
+            self._pause(items)
+            return
+        frames = [item for item in items if isinstance(item, Frame)]
+        if frames:
+            self.where.start(frames)
+        if items:
+            self._under_way.append(_Batch(list(items), len(frames), time.monotonic(), fetched=not frames))
+
+    def fetch(self) -> Iterator[Seen | Gap]:
+        """Follow the oldest batch: what was made of each frame, in order, with the gaps between. A frame that cannot be
+        decoded, or whose time is not after the last one's, is a gap; one that was seen or given up already is counted
+        and left alone."""
+        if not self._under_way:
+            raise ValueError("no batch is under way: start one before fetching")
+        batch = self._under_way[0]
+        found: Iterator[Found | None] = iter(())
+        if not batch.fetched:
+            batch.fetched, found = True, iter(self.where.fetch())
+            self._size.learn(batch.frames, time.monotonic() - batch.began_s)
+        while batch.items:
+            item = batch.items.pop(0)
+            if isinstance(item, Gap):
+                self._miss(item)
+                yield item
+                continue
+            try:
+                one = next(found)
+                if self._next_index is not None and item.index < self._next_index:
+                    self._counters["out_of_order"] += 1
+                    continue
+                t_ns = self._time_ns(item)
+                if one is None or t_ns is None:
+                    gap = Gap(item.series_id, item.index, 1, "decode")
+                    self._miss(gap)
+                    yield gap
+                else:
+                    yield self._follow(item, t_ns, one)
+            finally:
+                item.release()
+        self._under_way.popleft()
+
+    def _follow(self, frame: Frame, t_ns: int, found: Found) -> Seen:
+        """Send one frame's columns down the rest of the pipeline."""
+        if self.tracker is None or found.image is None:
+            raise ValueError("columns without a series or a picture: expected begin, and pictures from cards")
+        began_ns = time.perf_counter_ns()
         self._expect(frame.index)
-        t_ns = self._time_ns(frame)
-        picture = Picture(image, self._finder.zoom_yx)
+        columns, picture = found.columns, Picture(found.image, self.where.zoom_yx)
         tracked = self.tracker.update(frame.index, t_ns, columns.yx_px, columns.score, picture)
-        tracked_ns = time.perf_counter_ns()
         self._next_index = frame.index + 1
         self._count(tracked.events)
         self._counters["analysed"] += 1
         self._counters["columns"] = len(columns.score)
-        self._counters["sites"] = int(np.count_nonzero(~self.tracker.sites.proposed))
-        stage_ms = {name: ns / 1e6 for name, ns in self._finder.stage_ns.items()}
-        stage_ms |= {"decode": (decoded_ns - started_ns) / 1e6, "track": (tracked_ns - found_ns) / 1e6}
-        return Seen(frame.index, t_ns, frame.recv_ns, columns, image, tracked, stage_ms)
+        sites = self.tracker.sites
+        self._counters["sites"] = int(np.count_nonzero(~sites.proposed[sites.awake]))
+        stage_ms = {**found.stage_ms, "track": (time.perf_counter_ns() - began_ns) / 1e6}
+        return Seen(frame.index, t_ns, frame.recv_ns, columns, found.image, tracked, stage_ms)
 
-    def miss(self, gap: Gap) -> None:
-        """Note frames that were not seen; the tracker knows from the next frame's time how long it was.
+    def look_again(self, frame: Frame, shift: Shift) -> np.ndarray:
+        """Before `finish`, when nothing is under way: what one of the frames says of all sites, as
+        `Tracker.look_again`.
 
-        After a restart a gap may reach back over frames that the checkpoint remembers: those do not count.
+        Raises
+        ------
+        WireError
+            If its payload cannot be decoded.
         """
-        self._expect(gap.first)
-        end = gap.first + gap.count
-        first = gap.first if self._next_index is None else max(gap.first, self._next_index)
-        self._gaps[gap.reason] += max(end - first, 0)
-        self._next_index = max(end, first)
+        if self.tracker is None:
+            raise ValueError(f"frame {frame.index}: no series was followed that could be looked at again")
+        return self.tracker.look_again(shift, Picture(self.where.picture(frame), self.where.zoom_yx))
 
     def finish(self) -> list[Hop]:
-        """End the series: the events that were held back for confirmation."""
+        """End the series, of which nothing is under way: the events that were held back for confirmation."""
         held = self.tracker.finish() if self.tracker is not None else []
         self._count(held)
-        self.tracker = self._finder = None
+        self.tracker = None
         return held
 
     def refuse(self) -> None:
-        """Leave this series alone; its frames count as paused."""
-        self.tracker = self._finder = None
+        """Leave this series alone; its frames count as paused, those under way too."""
+        self.tracker = None
+        while self._under_way:
+            batch = self._under_way.popleft()
+            if not batch.fetched:
+                self.where.fetch()
+            self._pause(batch.items)
+
+    def _pause(self, items: Sequence[Frame | Gap]) -> None:
+        for item in items:
+            if isinstance(item, Gap):
+                self._miss(item)
+            else:
+                self._miss(Gap(item.series_id, item.index, 1, "paused"))
+                item.release()
 
     def draw_maps(self) -> dict[str, SpecimenMap]:
         """Maps of events and occurrence so far; empty before the first site."""
@@ -148,16 +250,32 @@ class Analysis:
 
     def warm_up(self) -> None:
         """Compile and load everything a first frame would have to wait for."""
-        nominal_nm = self.engine.manifest.nominal_nm_px
-        finder = ColumnFinder(self.engine, WARM_UP_SHAPE_YX, nominal_nm)
-        noise = np.random.default_rng(0).poisson(10, WARM_UP_SHAPE_YX).astype(np.uint16)
+        manifest, lag = self.where.manifest, self.settings.tracking.lag_frames
+        rng, image = np.random.default_rng(0), np.empty(0)
+        mask = np.zeros(WARM_UP_SHAPE_YX, np.bool_)
+        mask[100:140, 100:140] = True  # so many that pixels are unknown after resampling, too
+        as_it_is_and_resampled = manifest.nominal_nm_px, 0.6 * manifest.sampling_nm_px[0]
+        for pixel_size_nm in as_it_is_and_resampled[: 1 if self.where.on_cards else 2]:
+            for dtype in WARM_UP_DTYPES:
+                counts = rng.poisson(10, WARM_UP_SHAPE_YX).astype(dtype)
+                encoding = Encoding(WARM_UP_SHAPE_YX, counts.dtype)
+                for bad_pixels in (None, mask):
+                    header = SeriesHeader(0, WARM_UP_SHAPE_YX, counts.dtype, bad_pixels=bad_pixels)
+                    self.where.begin(header, pixel_size_nm)
+                    image = self.where.picture(Frame(0, 0, None, 0, memoryview(counts.tobytes()), encoding))
+        maps = np.ones((2, 16, 16), np.float32)
+        maps[:, 4:6, 4:6] = [[[0.1]], [[0.9]]]  # a plateau, and a peak that is too near to it
+        maps[:, 4, 8] = 0.2, 0.8
+        find_columns(maps, 1, 0.5, 6.0)
+
+        image = np.resize(image, WARM_UP_SHAPE_YX).astype(np.float32)
         lattice = 14.0 * np.argwhere(np.ones((30, 30)))
-        tracker = Tracker(WARM_UP_SHAPE_YX, nominal_nm, 1.0)
-        for index in range(4 * self.settings.tracking.lag_frames):
-            _, image = finder.find(noise)
+        tracker = Tracker(WARM_UP_SHAPE_YX, manifest.nominal_nm_px, 1.0, lag=lag)
+        for index in range(4 * lag):
             there = np.delete(lattice, index // 10, axis=0)  # one after the other comes and goes
-            leap_px = 5.0 * (index >= 2 * self.settings.tracking.lag_frames)
-            tracker.update(index, index * 10**9, there + leap_px, None, Picture(image))
+            leap_px = 5.0 * (index >= 2 * lag)
+            seen = image if index % 2 else image[:, :-1]  # in the middle of a padded batch, or all of it
+            tracker.update(index, index * 10**9, there + leap_px, None, Picture(seen))
         tracker.finish()
         tracker.maps()
 
@@ -166,8 +284,9 @@ class Analysis:
         if self.tracker is None or self.header is None or self._next_index is None:
             return {}
         place = np.array([self.header.series_id, self._next_index, *self.header.shape_yx], np.int64)
+        calibration = np.array([self.header.pixel_size_nm, self.header.frame_period_s])
         counted = np.array(json.dumps([self._counters, self._gaps]))
-        return {"place": place, "counted": counted, **self.tracker.state()}
+        return {"place": place, "calibration": calibration, "counted": counted, **self.tracker.state()}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Go on from a checkpoint: its counters now, its tracker when the same series is seen again."""
@@ -181,20 +300,40 @@ class Analysis:
         if state is None or self.header is None or self.tracker is None:
             return
         series_id, next_index, ny, nx = (int(v) for v in state["place"])
-        if series_id == self.header.series_id and (ny, nx) == self.header.shape_yx:
-            self.tracker.restore({k: v for k, v in state.items() if k not in ("place", "counted")})
+        same = (series_id, (ny, nx)) == (self.header.series_id, self.header.shape_yx)
+        calibration = self.header.pixel_size_nm, self.header.frame_period_s
+        if same and calibration == tuple(state["calibration"].tolist()):
+            mine = ("place", "calibration", "counted")
+            self.tracker.restore({k: v for k, v in state.items() if k not in mine})
             self._next_index = next_index
+
+    def _miss(self, gap: Gap) -> None:
+        """Note frames that were not seen; the tracker knows from the next frame's time how long it was.
+
+        After a restart a gap may reach back over frames that the checkpoint remembers: those do not count.
+        """
+        self._expect(gap.first)
+        end = gap.first + gap.count
+        first = gap.first if self._next_index is None else max(gap.first, self._next_index)
+        self._gaps[gap.reason] += max(end - first, 0)
+        self._next_index = max(end, first)
 
     def _expect(self, index: int) -> None:
         """Frames between the last one and this that nobody accounted for were lost in a restart."""
         if self._next_index is not None and index > self._next_index:
             self._gaps["restart"] += index - self._next_index
 
-    def _time_ns(self, frame: Frame) -> int:
-        if frame.t_ns is not None:
-            return frame.t_ns
+    def _time_ns(self, frame: Frame) -> int | None:
+        """When it was taken, by the detector's clock; None if that is not after the last one."""
         period_s = self.header.frame_period_s if self.header else None
-        return round(frame.index * (period_s or 0.0) * 1e9)
+        t_ns = round(frame.index * (period_s or 0.0) * 1e9) if frame.t_ns is None else frame.t_ns
+        try:
+            if self.tracker is not None:
+                self.tracker.occupancy.elapsed_s(frame.index, t_ns)
+        except ValueError as error:
+            log.warning("frame %d is left out: %s", frame.index, error)
+            return None
+        return t_ns
 
     def _count(self, events: list[Hop]) -> None:
         self._counters["events"] += len(events)
@@ -224,4 +363,9 @@ def calibrated(header: SeriesHeader, settings: Settings) -> SeriesHeader:
 
 
 def _same_series(a: SeriesHeader, b: SeriesHeader) -> bool:
-    return (a.series_id, a.shape_yx, a.pixel_size_nm) == (b.series_id, b.shape_yx, b.pixel_size_nm)
+    """Whether two headers are of one series, calibrated alike: a site's position or time is wrong under another."""
+
+    def told(header: SeriesHeader) -> tuple:
+        return header.series_id, header.shape_yx, header.pixel_size_nm, header.frame_period_s
+
+    return told(a) == told(b)

@@ -3,8 +3,67 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 
 UNOBSERVED, MISSED, DETECTED = 0, 1, 2  # what a frame says of a place
+
+
+_BLIND = 0.25  # of the pixels around a place: if so many are bad, it is not seen
+
+
+@njit(cache=True, nogil=True)
+def in_frame(yx_nm, pixel_size_nm, shift, margin_px, shape):
+    """(n,) bool, whether specimen positions (n, 2) lie in a frame, so far from its border, under a shift (2,) in px."""
+    inside = np.empty(len(yx_nm), np.bool_)
+    for k in range(len(yx_nm)):
+        y, x = yx_nm[k, 0] / pixel_size_nm + shift[0], yx_nm[k, 1] / pixel_size_nm + shift[1]
+        inside[k] = (margin_px <= y <= shape[0] - 1 - margin_px) and (
+            margin_px <= x <= shape[1] - 1 - margin_px
+        )
+    return inside
+
+
+class BlindSpots:
+    """Where the camera's bad pixels hide a column.
+
+    Parameters
+    ----------
+    bad_pixels : (ny, nx) bool, True where a pixel must not be believed.
+    """
+
+    def __init__(self, bad_pixels: np.ndarray) -> None:
+        self._bad = np.zeros(np.add(bad_pixels.shape, 1), np.int64)  # that many above and left of a corner
+        self._bad[1:, 1:] = bad_pixels.cumsum(axis=0).cumsum(axis=1)
+
+    def hide(self, yx_px: np.ndarray, reach_px: float) -> np.ndarray:
+        """(n,) bool, whether a quarter of the pixels within `reach_px` of positions (n, 2) or more are bad; what lies
+        outside of the frame is not."""
+        low, high = (np.rint(yx_px + side * reach_px).astype(np.int64) for side in (-1, 1))
+        last = np.array(self._bad.shape) - 1
+        (top, left), (bottom, right) = np.clip(low, 0, last).T, np.clip(high + 1, 0, last).T
+        bad = (
+            self._bad[bottom, right] - self._bad[top, right] - self._bad[bottom, left] + self._bad[top, left]
+        )
+        pixels = (bottom - top) * (right - left)
+        return (pixels > 0) & (bad >= _BLIND * pixels)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _settle(row, seen_yx, forget, yx, variance, weight, code):
+    """Move the places at rows (k,) towards columns (k, 2) seen there, no row twice (Welford's running moments).
+
+    Where the place is out of view, or at the border, `code` (m,) stays: that is not evidence.
+    """
+    for i in range(len(row)):
+        k = row[i]
+        if code[k] != UNOBSERVED:
+            code[k] = DETECTED
+        weight[k] = min(weight[k] + 1.0, forget)
+        for axis in range(2):
+            before = seen_yx[i, axis] - yx[k, axis]
+            yx[k, axis] += before / weight[k]
+            after = seen_yx[i, axis] - yx[k, axis]
+            variance[k, axis] += (before * after - variance[k, axis]) / weight[k]
 
 
 class Places:
@@ -25,33 +84,44 @@ class Places:
         self.code[-1] = code
 
     def add_columns(self, row: np.ndarray, yx_nm: np.ndarray, forget: float) -> None:
-        """Note that columns (k, 2) were seen at rows (k,), no row twice (Welford's running moments).
-
-        Where the place is out of view, or at the border, that is not evidence.
-        """
-        self.code[-1, row] = np.where(self.code[-1, row] == UNOBSERVED, UNOBSERVED, DETECTED)
-        weight = np.minimum(self.weight[row] + 1.0, forget)
-        before = yx_nm - self.yx_nm[row]
-        self.yx_nm[row] += before / weight[:, None]
-        after = yx_nm - self.yx_nm[row]
-        self.variance[row] += (before * after - self.variance[row]) / weight[:, None]
-        self.weight[row] = weight
+        """Note that columns (k, 2) were seen at rows (k,), no row twice."""
+        _settle(row, yx_nm, forget, self.yx_nm, self.variance, self.weight, self.code[-1])
 
     def append(self, yx_nm: np.ndarray, first: np.ndarray, code: np.ndarray) -> None:
         self.yx_nm = np.concatenate([self.yx_nm, yx_nm])
         self.variance = np.concatenate([self.variance, np.zeros_like(yx_nm)])
         self.weight = np.concatenate([self.weight, np.ones(len(yx_nm))])
         self.first = np.concatenate([self.first, first])
-        self.code = np.concatenate([self.code, code], axis=1)
+        self.code = np.ascontiguousarray(np.concatenate([self.code, code], axis=1))
 
     def take(self, other: Places, which: np.ndarray) -> None:
         n = len(self.yx_nm)
         self.append(other.yx_nm[which], other.first[which], other.code[:, which])
         self.variance[n:], self.weight[n:] = other.variance[which], other.weight[which]
 
+    def replace(self, rows: np.ndarray, other: Places, which: np.ndarray) -> None:
+        """Begin anew at rows (k,) with what is known of others; when the first column was seen there stays."""
+        first = np.where(self.first[rows] >= 0, self.first[rows], other.first[which])
+        for name in self.FIELDS[:-1]:
+            getattr(self, name)[rows] = getattr(other, name)[which]
+        self.first[rows] = first
+        self.code[:, rows] = other.code[:, which]
+
+    def merge(self, a: int, b: int, forget: float) -> None:
+        """Place a takes in all that is known of place b, as if all of it had been seen there."""
+        w = self.weight[[a, b]]
+        share = w / w.sum()
+        apart = self.yx_nm[b] - self.yx_nm[a]
+        self.variance[a] = share @ self.variance[[a, b]] + share[0] * share[1] * apart**2
+        self.yx_nm[a] += share[1] * apart
+        self.weight[a] = min(w.sum(), forget)
+        known = [first for first in self.first[[a, b]].tolist() if first >= 0]
+        self.first[a] = min(known, default=-1)
+        self.code[:, a] = self.code[:, [a, b]].max(axis=1)
+
     def keep(self, which: np.ndarray) -> None:
         if which.all():
             return
         for name in self.FIELDS[:-1]:
             setattr(self, name, getattr(self, name)[which])
-        self.code = self.code[:, which]
+        self.code = np.ascontiguousarray(self.code[:, which])

@@ -65,7 +65,8 @@ class Child:
     restarts: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def start(self, context: Any) -> None:
+    def start(self, context: Any, cue: bool = True) -> None:
+        """Begin; a rehearsed child without its cue is loaded, and waits for it."""
         if self.connection is not None:
             self.connection.close()
         self.process, self.connection = self.understudy or self._launch(context)
@@ -73,8 +74,11 @@ class Child:
         self.ready = self.asked = False
         self.restart_at_s = None
         self.started_s = self.heard_s = time.monotonic()
-        if self.rehearsed:
-            self.say({"type": "go"})
+        if self.rehearsed and cue:
+            self.go()
+
+    def go(self) -> None:
+        self.say({"type": "go"})
 
     def rehearse(self, context: Any) -> None:
         """See to it that an understudy waits."""
@@ -164,12 +168,17 @@ class Supervisor:
         return self.serve.facts.get("url")
 
     def start(self) -> None:
-        """Start everything; returns when frames can come."""
+        """Start everything; returns when frames can come. The camera is not called before the analysis has proved
+        that its engine runs where it shall."""
         receivers = (self.acquire, self.analyse, self.serve)
         for child in receivers:
-            child.start(self._context)
+            child.start(self._context, cue=child is not self.acquire)
+        called = False
         deadline_s = time.monotonic() + START_S
         while not all(c.ready for c in receivers):
+            if self.analyse.ready and not called:
+                self.acquire.go()
+                called = True
             self.tick(0.05)
             for child in receivers:
                 if not child.alive and not child.ready:
@@ -208,7 +217,8 @@ class Supervisor:
             c.name: {"pid": c.process.pid if c.process else None, "alive": c.alive, "restarts": c.restarts}
             for c in self.children
         }
-        return {"type": "status", "processes": processes, **self.session.status()}
+        device = {key: self.analyse.facts.get(key) for key in ("device", "runs_on", "reason")}
+        return {"type": "status", "processes": processes, "analysis": device, **self.session.status()}
 
     @property
     def finished(self) -> bool:
@@ -253,9 +263,17 @@ class Supervisor:
         elif kind in ("ready", "serving"):
             child.ready = True
             child.facts.update(message)
+            if child is self.analyse:
+                self._settle(message["device"])
         else:
             child.asked = False
             self.session.hear(child.name, message)
+
+    def _settle(self, device: str) -> None:
+        """Whoever takes the analysis over runs where it began: what "auto" found is not asked again."""
+        settings, *rest = self.analyse.arguments
+        engine = settings.engine.model_copy(update={"device": device})
+        self.analyse.arguments = (settings.model_copy(update={"engine": engine}), *rest)
 
     def _look_after(self, child: Child, now: float) -> None:
         hung = child is self.analyse and child.asked and now - child.heard_s > SILENT_S

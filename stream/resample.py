@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from stream.normalize import still
+
 LEAST_KNOWN = 0.5  # weight of good pixels that a resampled pixel needs
 
 
@@ -83,11 +85,11 @@ class Resampler:
             return out
         out = np.empty(self.shape_yx, np.float32)
         if bad_pixels is None:
-            _resample(image, *self._y, *self._x, out)
+            _resample(still(image), *self._y, *self._x, out)
         else:
             known = np.empty(self.shape_yx, np.float32)
-            _resample(np.where(bad_pixels, 0, image), *self._y, *self._x, out)
-            _resample((~bad_pixels).view(np.uint8), *self._y, *self._x, known)
+            _resample(still(np.where(bad_pixels, 0, image)), *self._y, *self._x, out)
+            _resample(still((~bad_pixels).view(np.uint8)), *self._y, *self._x, known)
             out /= np.where(known > LEAST_KNOWN, known, np.float32(np.nan))
         return out
 

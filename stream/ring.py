@@ -38,6 +38,17 @@ from stream.segment import (
 )
 
 Policy = Literal["keep-all", "keep-newest"]
+Choose = Callable[[np.ndarray], tuple[int, int]]
+
+
+def only_newest(recv_ns: np.ndarray) -> tuple[int, int]:
+    """Of the frames that wait, oldest first: skip all but the newest, take that."""
+    return len(recv_ns) - 1, 1
+
+
+def only_oldest(recv_ns: np.ndarray) -> tuple[int, int]:
+    """Skip none, take the oldest; the others wait."""
+    return 0, 1
 
 
 class Semaphore(Protocol):
@@ -193,16 +204,21 @@ class RingReader:
         self._end_told = True
         self._closing: list[Segment] = []
 
-    def take(self, timeout_s: float) -> list[Item]:
-        """What there is to see now, in order, at most one Frame (leased: release it); [] after the timeout.
+    def take(self, timeout_s: float, choose: Choose | None = None) -> list[Item]:
+        """What there is to see now, in order, with frames leased (release them); [] after the timeout.
 
-        Under ``keep-newest`` the frame is the newest one and those before it come as gaps.
+        Parameters
+        ----------
+        choose : told when each waiting frame was received (n,) i8, monotonic ns, oldest first: how many to skip,
+            which come as gaps, and how many to take after them. Without it one frame is taken: under ``keep-all``
+            the oldest, under ``keep-newest`` the newest.
         """
-        items = self._take_now()
+        choose = choose or (only_oldest if self._policy == "keep-all" else only_newest)
+        items = self._take_now(choose)
         if not items and self._ready.acquire(True, timeout_s):
             while self._ready.acquire(False):
                 pass  # several wake-ups, one look
-            items = self._take_now()
+            items = self._take_now(choose)
         return items
 
     def close(self) -> None:
@@ -212,13 +228,13 @@ class RingReader:
         self._root.close()
         self._lock.close()
 
-    def _take_now(self) -> list[Item]:
+    def _take_now(self, choose: Choose) -> list[Item]:
         self._closing = [s for s in self._closing if s.leased or not s.close()]
         items: list[Item] = []
         with self._lock:
             newest = _generation(self._root)
             if self._segment is not None:
-                items += self._drain(self._segment)
+                items += self._drain(self._segment, choose)
                 if not items and self._segment.shape["ended"][0] and not self._end_told:
                     self._end_told = True
                     items.append(SeriesEnd(self._series_id))
@@ -242,21 +258,26 @@ class RingReader:
         if delivered > first >= 0:
             yield Gap(header.series_id, first, delivered - first, "restart")
 
-    def _drain(self, segment: Segment) -> Iterator[Item]:
+    def _drain(self, segment: Segment, choose: Choose) -> Iterator[Item]:
         for i in range(int(segment.shape["lost"][0])):
             yield self._gap(segment, segment.lost[i])
         segment.shape["lost"][0] = 0
         slots = [int(s) for s in segment.ready()]
         frames = [s for s in slots if not segment.table["is_gap"][s]]
-        wanted = (frames[:1] if self._policy == "keep-all" else frames[-1:]) or [None]
+        skip, count = choose(segment.table["recv_ns"][frames]) if frames else (0, 0)
+        left = skip + count
         for slot in slots:
+            if frames and not left:
+                return  # the rest waits
             row = segment.table[slot]
-            if slot == wanted[0]:
+            is_gap = bool(row["is_gap"])
+            left -= not is_gap
+            if not is_gap and left < count:
                 yield self._lease(segment, slot)
-                return
+                continue
             segment.table["state"][slot] = FREE
             self._freed.release()
-            if row["is_gap"]:
+            if is_gap:
                 yield self._gap(segment, row["gap"])
             else:
                 segment.shape["delivered"][0] = row["index"] + 1

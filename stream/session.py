@@ -46,6 +46,16 @@ class Session:
         """(m, 2) f8, the sites in the specimen's frame."""
         return np.stack([self.sites["y_nm"], self.sites["x_nm"]], axis=1).astype(np.float64)
 
+    @property
+    def retired_frame(self) -> np.ndarray:
+        """(m,) i8, the frame from which on nobody looked at a site, or -1."""
+        return _told(self.sites, "retired_frame")
+
+    @property
+    def merged_into(self) -> np.ndarray:
+        """(m,) i8, the site that a site turned out to be, or -1; events are told of that one."""
+        return _told(self.sites, "merged_into")
+
 
 def read_session(path: Path) -> Session:
     """Read what kinetics need from a result file.
@@ -88,16 +98,34 @@ def session(header: SeriesHeader, sites: np.ndarray, events: np.ndarray, analyse
         )
     period_s = header.frame_period_s or float(np.median(np.diff(analysed["t_ns"]))) * 1e-9
     yx_nm = np.stack([sites["y_nm"], sites["x_nm"]], axis=1).astype(np.float64)
-    apart_nm = spacing(yx_nm)
-    beside = (
-        neighbours(yx_nm, _NEIGHBOUR * apart_nm, _MOST_NEIGHBOURS)
-        if np.isfinite(apart_nm)
-        else np.full((len(sites), _MOST_NEIGHBOURS), -1, np.int64)
-    )
+    events = _of_one_site(events, _told(sites, "merged_into"))
+    own = np.flatnonzero(_told(sites, "merged_into") < 0)
+    apart_nm = spacing(yx_nm[own])
+    beside = np.full((len(sites), _MOST_NEIGHBOURS), -1, np.int64)
+    if np.isfinite(apart_nm):
+        near = neighbours(yx_nm[own], _NEIGHBOUR * apart_nm, _MOST_NEIGHBOURS)
+        beside[own] = np.append(own, -1)[near]
     drift = np.stack([seen["drift_y_px"], seen["drift_x_px"]], axis=1).astype(np.float64)
     frame, t_ns = (seen[name].astype(np.int64) for name in ("frame", "t_ns"))
     turn = seen["turn_rad"].astype(np.float64)
     return Session(header, sites, events, frame, t_ns, drift, turn, period_s, apart_nm, beside)
+
+
+def _told(sites: np.ndarray, name: str) -> np.ndarray:
+    """A column of the table of sites; -1 where the file is older than the column."""
+    known = name in (sites.dtype.names or ())
+    return sites[name].astype(np.int64) if known else np.full(len(sites), -1, np.int64)
+
+
+def _of_one_site(events: np.ndarray, merged_into: np.ndarray) -> np.ndarray:
+    """Events of sites that turned out to be one, told of that one; hops between them were none."""
+    if not (merged_into >= 0).any():
+        return events
+    name = np.append(np.where(merged_into >= 0, merged_into, np.arange(len(merged_into))), -1)
+    events = events.copy()
+    for end in ("from_site", "to_site"):
+        events[end] = name[events[end]]
+    return events[events["from_site"] != events["to_site"]]
 
 
 def _table(file: h5py.File, name: str) -> np.ndarray:

@@ -6,8 +6,7 @@ Layout of a result file (plain h5py reads it)::
                  @settings (site.toml), @engine (its manifest)
     /columns     COLUMNS: a row per column found and frame
     /sites       SITES: a row per site, at the end of the replay
-    /occupancy   frame (n,), t_ns (n,), p (n, m) f2: P(occupied | all frames so far) of site k in column k;
-                 NaN before the site was known
+    /occupancy   every site in every frame: `stream.histories`
     /events      EVENTS: appearances, disappearances and hops
     /hops        HOPS: the hops among them, from where to where
     /maps        occurrence, raw_events, events, rate, residence: (ny, nx) f4 with @meaning, @yx_origin_nm,
@@ -29,6 +28,8 @@ import h5py
 import numpy as np
 
 from stream.frame import Gap, RecordingError, SeriesHeader
+from stream.hindsight import Hindsight, look_again
+from stream.histories import Histories
 from stream.hopping import Hop
 from stream.maps import site_maps
 from stream.pipeline import Seen
@@ -63,6 +64,16 @@ HOPS: Fields = {
     "to_y_nm": ("<f8", "to where, specimen's frame, nm"),
     "to_x_nm": ("<f8", "to where, specimen's frame, nm"),
 }
+_PER = {
+    "event": "events per second observed",
+    "arrival": "arrivals per second empty",
+    "departure": "departures per second occupied",
+}
+_ENDS = {
+    "": "most likely number of",
+    "_low": "lower end of the 95 % interval (Garwood) of",
+    "_high": "upper end of the 95 % interval (Garwood) of",
+}
 SITES: Fields = {
     "site": ("<i8", "its number, for ever"),
     "y_nm": ("<f8", "position, specimen's frame (the first frame's), nm"),
@@ -71,6 +82,8 @@ SITES: Fields = {
     "x_error_nm": ("<f8", "standard error of the position, nm"),
     "born_frame": ("<i8", "the frame that first gave evidence of it; -1 where none did"),
     "proposed": ("?", "a place of the lattice beside columns where hardly any was ever seen"),
+    "retired_frame": ("<i8", "since when nobody looked there, as hardly a column ever was; -1 where one did"),
+    "merged_into": ("<i8", "the older site in the same place, whose row has this one's record; -1 for none"),
     "observed_s": ("<f8", "time it was observed, s"),
     "occupied_s": ("<f8", "expected part of that time in which it was occupied, s"),
     "appeared": ("<i8", "events: filled, from nowhere known"),
@@ -80,10 +93,13 @@ SITES: Fields = {
     "raw_flips": ("<i8", "detected in one frame and not in the next, or the reverse; for comparison"),
     "arrivals": ("<f8", "expected number, what the evidence leaves open counted by its probability"),
     "departures": ("<f8", "expected number, what the evidence leaves open counted by its probability"),
-    "event_rate_hz": ("<f8", "events per second observed"),
-    "event_rate_low_hz": ("<f8", "lower end of the 95 % interval (Garwood)"),
-    "event_rate_high_hz": ("<f8", "upper end of the 95 % interval (Garwood)"),
-    "fast": ("?", "switches too often for the frame period: its rates are too low"),
+    "worth": ("<f4", "what the evidence says of its rates, against the same switches seen beyond doubt"),
+    **{
+        f"{kind}_rate{end}_hz": ("<f8", f"{meaning} {per}")
+        for kind, per in _PER.items()
+        for end, meaning in _ENDS.items()
+    },
+    "fast": ("?", "switches so often that of the events, each seen, more than one in ten is missing"),
 }
 LEDGER: Fields = {
     "frame": ("<i8", "index of the frame, or of the first of the gap"),
@@ -131,7 +147,6 @@ class ResultFile:
         except OSError as error:
             raise RecordingError(f"cannot write {self._partial}: {error}; give another place") from error
         self._rows: dict[str, list[np.ndarray]] = {name: [] for name in TABLES}
-        self._events: list[Hop] = []
         self._file.attrs.update(
             {
                 "creator": "hopscope",
@@ -144,7 +159,7 @@ class ResultFile:
         )
         for name, (description, fields) in TABLES.items():
             self._make_table(name, description, fields)
-        self._make_occupancy()
+        self.histories = Histories(self._file)
 
     def add_frame(self, seen: Seen) -> None:
         """What was made of one frame."""
@@ -159,26 +174,24 @@ class ResultFile:
         moved = (*shift.yx_px, shift.turn_rad, shift.residual_px, shift.lost)
         line = (seen.frame, 1, b"analysed", seen.t_ns, len(columns), *moved)
         self._add("ledger", np.array([line], _dtype(LEDGER)))
-        self._occupancy.append((seen.frame, seen.t_ns, tracked.occupancy.p_occupied.astype(np.float16)))
-        if len(self._occupancy) == self._occupancy_block:
-            self._write_occupancy()
-        self._events += tracked.events
+        self.histories.add(seen.frame, seen.t_ns, tracked)
 
     def add_gap(self, gap: Gap) -> None:
         """Frames that were not seen."""
         line = (gap.first, gap.count, gap.reason.encode(), -1, 0, *[np.nan] * 4, False)
         self._add("ledger", np.array([line], _dtype(LEDGER)))
 
-    def add_events(self, events: list[Hop]) -> None:
-        """Events that were settled at the end of the series."""
-        self._events += events
-
-    def finish(self, tracker: Tracker, *, complete: bool = True) -> None:
-        """Sites, events with their places, and maps."""
-        sites = _site_rows(tracker)
+    def finish(self, tracker: Tracker, *, complete: bool = True) -> list[Hop]:
+        """Look at the series again, and write its sites, events and maps; the events."""
+        hindsight, events = None, []
+        if len(tracker.sites):
+            period_s = tracker.occupancy.frame_period_s
+            hindsight = look_again(self.histories, tracker.sites.neighbours, period_s)
+            events = hindsight.events
+        sites = _site_rows(tracker, hindsight)
         self._add("sites", sites)
-        self._add("events", _event_rows(self._events, tracker.sites.yx_nm))
-        hops = [event for event in self._events if event.kind == "hop"]
+        self._add("events", _event_rows(events, tracker.sites.yx_nm))
+        hops = [event for event in events if event.kind == "hop"]
         self._add("hops", _hop_rows(hops, tracker.sites.yx_nm))
         maps = site_maps(sites, tracker.sites.spacing_nm) if len(sites) else {}
         for name, (drawn, meaning) in maps.items():
@@ -186,6 +199,7 @@ class ResultFile:
             dataset.attrs.update({"yx_origin_nm": drawn.yx_origin_nm, "nm_per_px": drawn.nm_per_px})
             dataset.attrs["meaning"] = meaning
         self._file.attrs["complete"] = complete
+        return events
 
     def __enter__(self) -> ResultFile:
         return self
@@ -196,7 +210,7 @@ class ResultFile:
         if kind is None:
             for name in TABLES:
                 self._write(name)
-            self._write_occupancy()
+            self.histories.write()
         self._file.close()
         if kind is None:
             self._partial.replace(self.path)
@@ -210,19 +224,6 @@ class ResultFile:
         table.attrs["description"] = description
         table.attrs.update({field: meaning for field, (_, meaning) in fields.items()})
 
-    def _make_occupancy(self) -> None:
-        self._occupancy: list[tuple[int, int, np.ndarray]] = []
-        self._occupancy_block = 256
-        group = self._file.create_group("occupancy")
-        group.attrs["description"] = "P(occupied | all frames so far) of every site in every frame"
-        for name, meaning in (("frame", "index of the frame"), ("t_ns", "detector's clock, ns")):
-            group.create_dataset(name, (0,), "<i8", maxshape=(None,)).attrs["meaning"] = meaning
-        p = group.create_dataset(
-            "p", (0, 0), "<f2", maxshape=(None, None), chunks=(self._occupancy_block, 256),
-            compression="gzip", compression_opts=1, shuffle=True, fillvalue=np.float16(np.nan),
-        )  # fmt: skip
-        p.attrs["meaning"] = "row: frame; column: site; NaN before the site was known"
-
     def _add(self, name: str, rows: np.ndarray) -> None:
         self._rows[name].append(rows)
         if sum(len(part) for part in self._rows[name]) >= ROWS_AT_ONCE:
@@ -232,24 +233,6 @@ class ResultFile:
         if self._rows[name]:
             _append(self._file, name, np.concatenate(self._rows[name]))
             self._rows[name].clear()
-
-    def _write_occupancy(self) -> None:
-        if not self._occupancy:
-            return
-        frames, times, values = zip(*self._occupancy, strict=True)
-        self._occupancy.clear()
-        sites = max(len(p) for p in values)
-        block = np.full((len(values), sites), np.nan, np.float16)
-        for row, p in zip(block, values, strict=True):
-            row[: len(p)] = p
-        _append(self._file, "occupancy/frame", np.array(frames, np.int64))
-        _append(self._file, "occupancy/t_ns", np.array(times, np.int64))
-        table = self._file["occupancy/p"]
-        if not isinstance(table, h5py.Dataset):
-            raise TypeError("occupancy/p is no dataset")
-        before = table.shape[0]
-        table.resize((before + len(block), max(table.shape[1], sites)))
-        table[before:, :sites] = block
 
 
 def read_table(path: Path, name: str) -> np.ndarray:
@@ -274,17 +257,20 @@ def _append(file: h5py.File, name: str, rows: np.ndarray) -> None:
     table[before:] = rows
 
 
-def _site_rows(tracker: Tracker) -> np.ndarray:
-    sites, hopping = tracker.sites, tracker.hopping
-    occupancy = tracker.occupancy.snapshot()
-    rate = hopping.rates(occupancy)["event"]
-    rows = np.empty(len(sites), _dtype(SITES))
+def _site_rows(tracker: Tracker, hindsight: Hindsight | None) -> np.ndarray:
+    sites = tracker.sites
+    rows = np.zeros(len(sites), _dtype(SITES))
+    if hindsight is None:
+        return rows
+    occupancy, hopping = hindsight.occupancy, hindsight.hopping
+    rates = hopping.rates(occupancy)
     rows["site"], rows["born_frame"] = sites.site_id, sites.born_frame
     rows["proposed"], rows["arrivals"], rows["departures"] = (
         sites.proposed,
         occupancy.arrivals,
         occupancy.departures,
     )
+    rows["retired_frame"], rows["merged_into"] = sites.retired_frame, sites.merged_into
     rows["y_nm"], rows["x_nm"] = sites.yx_nm.T
     rows["y_error_nm"], rows["x_error_nm"] = sites.error_nm.T
     rows["observed_s"], rows["occupied_s"] = occupancy.observed_s, occupancy.occupied_s
@@ -292,9 +278,11 @@ def _site_rows(tracker: Tracker) -> np.ndarray:
         ("appeared", "disappeared", "hopped_away", "hopped_here"), hopping.counts, strict=True
     ):
         rows[name] = counts
-    rows["raw_flips"], rows["fast"] = hopping.raw_flips, occupancy.fast
-    rows["event_rate_hz"] = rate.rate_hz
-    rows["event_rate_low_hz"], rows["event_rate_high_hz"] = rate.low_hz, rate.high_hz
+    rows["raw_flips"], rows["fast"] = tracker.hopping.raw_flips, occupancy.fast
+    rows["worth"] = occupancy.worth
+    for kind in ("event", "arrival", "departure"):
+        rows[f"{kind}_rate_hz"] = rates[kind].rate_hz
+        rows[f"{kind}_rate_low_hz"], rows[f"{kind}_rate_high_hz"] = rates[kind].low_hz, rates[kind].high_hz
     return rows
 
 

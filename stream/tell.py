@@ -26,7 +26,7 @@ def series_message(analysis: Analysis) -> dict[str, Any]:
         "shape_yx": header.shape_yx,
         "pixel_size_nm": header.pixel_size_nm,
         "frame_period_s": period_s,
-        "engine": f"{analysis.engine.manifest.name} ({analysis.engine.backend})",
+        "engine": f"{analysis.where.manifest.name} ({analysis.where.runs_on})",
         "dose_e_nm2": dose_rate * (header.exposure_s or period_s or 0.0) or None if dose_rate else None,
     }
 
@@ -50,8 +50,8 @@ def frame_message(analysis: Analysis, seen: Seen, *, with_picture: bool) -> dict
         "yx_px": seen.columns.yx_px,
         "score": seen.columns.score,
         "p_occupied": p_occupied,
-        "site_yx_px": tracked.site_yx_px.astype(np.float32),
-        "site_p": site_p,
+        "site_yx_px": tracked.site_yx_px[tracked.followed].astype(np.float32),
+        "site_p": site_p[tracked.followed],
         "drift_yx_px": tracked.shift.yx_px,
         "events": [event_fields(event, tracked.site_yx_px) for event in tracked.events],
         "stage_ms": seen.stage_ms,

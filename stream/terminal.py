@@ -20,6 +20,9 @@ ALARMED = 4
 DEFAULT_ENGINE = Settings().engine.name
 Json = Annotated[bool, typer.Option("--json", help="Print a machine-readable summary on stdout.")]
 Engine = Annotated[str, typer.Option(help="A shipped engine (see doctor) or the path of an .onnx file.")]
+DeviceName = Annotated[
+    str, typer.Option(help="auto, cpu, cuda:0, or cuda:0,cuda:1 for several in turn; the log says why.")
+]
 console = Console(stderr=True)
 
 

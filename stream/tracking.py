@@ -17,11 +17,33 @@ from stream.lattice import empty_places
 from stream.maps import SpecimenMap, event_map, occurrence_map
 from stream.occupancy import Occupancy, OccupancyFilter
 from stream.places import DETECTED, UNOBSERVED
-from stream.sites import SiteMap
+from stream.sites import Begun, SiteMap
 
 _MEMORY = 10  # frames of which candidates keep what was seen
 _PROPOSE_EVERY = 20, 100  # frames: a tenth of all so far, within these
+_KNOWN_LOOKS = 1.0  # told: from there a picture is a better witness than whether a column was found
 _SURELY = 0.9  # occupied: columns whose lattice is continued
+_TIDY_EVERY = 100  # frames: sites are retired and merged
+_ONE_PLACE = 0.75  # of the spacing: a hop over less is none if the two sites turn out to be one
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What the past says of sites that nobody looked at so far.
+
+    Attributes
+    ----------
+    site : (b,) i8.
+    log_ratio : (k, b) f8, their evidence in the k frames before this one, oldest first; NaN where not observed.
+    empty_frames : (b,) f8, how many frames before those had the place in view, and nothing there.
+    """
+
+    site: np.ndarray
+    log_ratio: np.ndarray
+    empty_frames: np.ndarray
+
+
+_NOTHING_NEW = Past(np.empty(0, np.int64), np.empty((0, 0)), np.empty(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +57,10 @@ class Tracked:
     site_yx_px : (m, 2) f8, the sites in this frame's pixels.
     occupancy : of the sites, given the frames so far.
     evidence : (m,) f8, log P(this frame | occupied) / P(this frame | empty) of each site; 0 where not observed.
+    observed : (m,) bool.
+    begun : what the past says of sites that are new, or looked at again.
     detected : (m,) bool, a column was found at the site in this frame.
+    followed : (m,) bool, False for sites that were retired: nobody looks there.
     flipped : (m,) bool, raw flips: detected now and not when last observed, or the reverse.
     events : settled by this frame; they happened some frames ago.
     """
@@ -45,7 +70,10 @@ class Tracked:
     site_yx_px: np.ndarray
     occupancy: Occupancy
     evidence: np.ndarray
+    observed: np.ndarray
+    begun: list[Past]
     detected: np.ndarray
+    followed: np.ndarray
     flipped: np.ndarray
     events: list[Hop]
 
@@ -63,6 +91,7 @@ class Tracker:
     rate_hz : switches per second of a site to begin with; by default one in 50 frames.
     emission : what detections are worth to begin with.
     birth_score : a column of a lower score counts at known places, but makes no new one.
+    bad_pixels : (ny, nx) bool, True where a pixel must not be believed: sites behind them are not observed.
 
     Attributes
     ----------
@@ -80,15 +109,19 @@ class Tracker:
         rate_hz: float | None = None,
         emission: Emission | None = None,
         birth_score: float = 0.0,
+        bad_pixels: np.ndarray | None = None,
     ) -> None:
         self.drift = Drift(shape_yx)
         memory = max(lag + 2, _MEMORY)
-        self.sites = SiteMap(shape_yx, pixel_size_nm, spacing_nm, birth_score=birth_score, memory=memory)
+        self.sites = SiteMap(
+            shape_yx, pixel_size_nm, spacing_nm, birth_score=birth_score, memory=memory, bad_pixels=bad_pixels
+        )
         self.emission = Emission() if emission is None else emission
         self.appearance = Appearance(lag)
         self.occupancy = OccupancyFilter(frame_period_s, lag=lag, rate_hz=rate_hz)
         self.hopping = Hopping(frame_period_s)
-        self._next_proposal = 0
+        self._next_proposal = self._next_tidy = 0
+        self._exchanged: dict[tuple[int, int], int] = {}  # hops between sites that lie too near each other
 
     def update(
         self,
@@ -127,11 +160,15 @@ class Tracker:
         pixel_nm = self.sites.pixel_size_nm
         shift = self.drift.update(yx_px, reference_nm / pixel_nm, self.sites.spacing_px)
         lost = shift.lost and trusted
+        begun = []
         if trusted and not lost:
-            self._propose(frame)
-        sighting = self.sites.update(frame, shift.upright(yx_px), score, shift.yx_px, lost=lost)
+            self._tidy(frame)
+            begun.append(self._propose(frame))
+        sighting = self.sites.update(
+            frame, shift.upright(yx_px), score, shift.yx_px, turn_rad=shift.turn_rad, lost=lost
+        )
 
-        self._make_room(sighting.history, sighting.empty_frames)
+        begun.append(self._take_up(sighting.begun))
         site_yx_px = shift.to_frame_px(self.sites.yx_nm / pixel_nm)
         observed = sighting.code != UNOBSERVED
         evidence = self.emission.log_ratio(sighting.code)
@@ -146,6 +183,8 @@ class Tracker:
         events: list[Hop] = []
         if smoothed is not None:
             events = self.hopping.update(smoothed, neighbours)
+            self._note_exchanges(events)
+            self.sites.learn(smoothed.p_occupied, smoothed.observed)
             self.emission.learn(self.sites.code_before(self.occupancy.lag), smoothed.p_occupied)
             self.appearance.learn(smoothed.p_occupied)
         return Tracked(
@@ -154,7 +193,10 @@ class Tracker:
             site_yx_px,
             self.occupancy.snapshot(),
             evidence,
+            observed,
+            begun,
             sighting.code == DETECTED,
+            self.sites.retired_frame < 0,
             flipped,
             events,
         )
@@ -166,6 +208,26 @@ class Tracker:
         events = [event for smoothed in held for event in self.hopping.update(smoothed, neighbours)]
         return events + self.hopping.finish(neighbours)
 
+    def look_again(self, shift: Shift, picture: Picture) -> np.ndarray:
+        """After `finish`: what a picture says of all sites, now that their looks are known.
+
+        Parameters
+        ----------
+        shift, picture : of one of the frames, as they were then.
+
+        Returns
+        -------
+        (m,) f8, log P(picture | occupied) / P(picture | empty), NaN where the site is out of view, is another one
+        after all, or looks like none; inf where its looks never became known, or nobody looks there any more.
+        """
+        sites = self.sites
+        observed = sites.in_view(shift.yx_px, shift.turn_rad) & (not shift.lost)
+        at_px = shift.to_frame_px(sites.yx_nm / sites.pixel_size_nm)
+        ratio, told = self.appearance.log_ratio(picture, at_px, observed, sites.spacing_px)
+        as_it_was = (told < _KNOWN_LOOKS) | (sites.retired_frame >= 0)
+        ratio = np.where(as_it_was, np.inf, np.where(observed, ratio, np.nan))
+        return np.where((sites.merged_into >= 0) | self.appearance.strange, np.nan, ratio)
+
     def maps(self, nm_per_px: float | None = None) -> dict[str, SpecimenMap]:
         """The maps "events" and "occurrence"."""
         occupancy = self.occupancy.snapshot()
@@ -174,27 +236,52 @@ class Tracker:
             "occurrence": occurrence_map(self.sites, occupancy, nm_per_px),
         }
 
-    def _propose(self, frame: int) -> None:
+    def _propose(self, frame: int) -> Past:
         """Follow the empty places of the lattice beside the columns as well: a column may come."""
         if frame < self._next_proposal:
-            return
+            return _NOTHING_NEW
         self._next_proposal = frame + int(np.clip(frame // 10, *_PROPOSE_EVERY))
         sites = self.sites
         surely = (self.occupancy.p_occupied > _SURELY) & ~sites.proposed
-        known = np.concatenate([sites.yx_nm, sites.candidates_yx_nm])
+        known = np.concatenate([sites.yx_nm[sites.awake], sites.candidates_yx_nm, sites.resting_yx_nm(frame)])
         places = empty_places(sites.yx_nm[surely], known, sites.spacing_nm)
-        self._make_room(*sites.propose(places))
+        return self._take_up(sites.propose(places))
 
-    def _make_room(self, history: np.ndarray, empty_frames: np.ndarray | float) -> None:
-        """Take new sites, the last of `sites`, into all other stages, with what was seen of them before."""
-        new = history.shape[1]
-        if not new:
+    def _tidy(self, frame: int) -> None:
+        """Make one of sites in one place, and let those rest at which nothing ever is."""
+        if frame < self._next_tidy:
             return
+        self._next_tidy = frame + _TIDY_EVERY
+        for older, younger in self.sites.merge(frame):
+            exchanged = self._exchanged.pop((older, younger), 0)
+            self.emission.merge(older, younger)
+            self.appearance.forget(np.array([older, younger]))
+            self.occupancy.merge(older, younger, exchanged)
+            self.hopping.merge(older, younger, exchanged)
+        self.occupancy.rest(self.sites.retire(frame))
+
+    def _note_exchanges(self, events: list[Hop]) -> None:
+        """Remember hops over less than from one column to the next."""
+        near = _ONE_PLACE * self.sites.spacing_nm
+        for event in events:
+            if event.kind == "hop":
+                a, b = sorted((event.from_site, event.to_site))
+                if np.hypot(*(self.sites.yx_nm[a] - self.sites.yx_nm[b])) < near:
+                    self._exchanged[a, b] = self._exchanged.get((a, b), 0) + 1
+
+    def _take_up(self, begun: Begun) -> Past:
+        """Take new and woken sites into all other stages, with what was seen of them before."""
+        if not len(begun.site):
+            return _NOTHING_NEW
         known = len(self.occupancy)
-        self.emission.add(new)
-        self.appearance.add(new)
-        ratio = self.emission.log_ratio(history, known)
-        self.occupancy.add(ratio, history != UNOBSERVED, empty_frames)
+        woken, new = begun.site < known, begun.site >= known
+        for stage in (self.emission, self.appearance):
+            stage.forget(begun.site[woken])
+            stage.add(int(np.count_nonzero(new)))
+        ratio, seen = self.emission.log_ratio(begun.history, begun.site), begun.history != UNOBSERVED
+        self.occupancy.begin(begun.site[woken], ratio[:, woken], seen[:, woken], begun.empty_frames[woken])
+        self.occupancy.add(ratio[:, new], seen[:, new], begun.empty_frames[new])
+        return Past(begun.site, np.where(seen, ratio, np.nan), begun.empty_frames)
 
     def _reference(self) -> tuple[np.ndarray, bool]:
         """Where columns are expected (k, 2) in nm, and whether not to find them means being lost.
@@ -209,7 +296,12 @@ class Tracker:
 
     def state(self) -> dict[str, np.ndarray]:
         """All that `restore` needs to go on after a crash, as copies; names are "stage/array"."""
-        return {"next_proposal": np.array([self._next_proposal])} | {
+        exchanged = [(*pair, count) for pair, count in self._exchanged.items()]
+        mine = {
+            "next": np.array([self._next_proposal, self._next_tidy]),
+            "exchanged": np.array(exchanged, np.int64).reshape(-1, 3),
+        }
+        return mine | {
             f"{stage}/{key}": value
             for stage in _STAGES
             for key, value in getattr(self, stage).state().items()
@@ -217,7 +309,8 @@ class Tracker:
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Go on from a `state()` of a Tracker made with the same arguments."""
-        self._next_proposal = int(state["next_proposal"][0])
+        self._next_proposal, self._next_tidy = state["next"].tolist()
+        self._exchanged = {(a, b): count for a, b, count in state["exchanged"].tolist()}
         for stage in _STAGES:
             mine = {k.removeprefix(f"{stage}/"): v for k, v in state.items() if k.startswith(f"{stage}/")}
             getattr(self, stage).restore(mine)

@@ -30,12 +30,23 @@ DEFAULT_CACHE = Path(__file__).parent / "cache"
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """The columns in one image: yx_px (n, 2) f8, atoms (n,) i8, and the image's pixel size."""
+    """The columns in one image: yx_px (n, 2) f8, atoms (n,) i8, and the image's pixel size.
+
+    `judged_atoms`: columns of fewer atoms neither count when found nor when missed. `classes` (n,) u1: 1 the first kind
+    of column; None where there is one kind.
+    """
 
     yx_px: np.ndarray
     atoms: np.ndarray
     sampling_nm: float
     kind: str
+    judged_atoms: int = 2
+    classes: np.ndarray | None = None
+
+    @property
+    def judged(self) -> np.ndarray:
+        """(n,) bool, the columns that count."""
+        return self.atoms >= self.judged_atoms
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +114,7 @@ def draw_scene(
     for attempt in range(_DRAWS):
         rng, generator = np.random.default_rng([*seed, attempt]), generator_for(*seed, attempt, device=device)
         conditions = draw_conditions(recipe.imaging, len(pending), energy_ev, generator)
-        moved = [_move(waves[i], rng) for i in pending]
+        moved = [_move(waves[i], rng, recipe.data.judged_atoms) for i in pending]
         sampling = torch.tensor([10 * truth.sampling_nm for _, truth in moved], device=device)
         images = torch.stack([_placed(resident[i], how) for i, (how, _) in zip(pending, moved, strict=True)])
         intensity = optics(images, sampling, conditions, energy_ev, generator)
@@ -174,7 +185,7 @@ class TrainingImages(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]
         scene = draw_scene([self._waves[i] for i in chosen], recipe, [*seed, 2], crop)
         labels = [
             column_map(
-                truth.yx_px,
+                truth.yx_px[truth.atoms > 0],  # what contamination hides is not to be reported
                 (crop // self.stride, crop // self.stride),
                 recipe.data.label_width_angstrom / (10 * truth.sampling_nm),
                 self.stride,
@@ -184,7 +195,7 @@ class TrainingImages(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]
         return photograph(scene, recipe, [*seed, 3]), torch.from_numpy(np.stack(labels))[:, None]
 
 
-def _move(wave: ExitWave, rng: np.random.Generator) -> tuple[Placing, Truth]:
+def _move(wave: ExitWave, rng: np.random.Generator, judged_atoms: int) -> tuple[Placing, Truth]:
     """Draw how a periodic exit wave is rolled, turned and mirrored; the columns so moved."""
     side = wave.wave.shape[0]
     shift = rng.integers(side, size=2)
@@ -194,7 +205,7 @@ def _move(wave: ExitWave, rng: np.random.Generator) -> tuple[Placing, Truth]:
         yx = yx[:, ::-1]
     yx = np.where(mirrored, side - 1 - yx, yx)
     placing = Placing((int(shift[0]), int(shift[1])), transposed, (mirrored[0], mirrored[1]))
-    return placing, Truth(yx, wave.column_atoms, wave.sampling_nm, wave.kind)
+    return placing, Truth(yx, wave.column_atoms, wave.sampling_nm, wave.kind, judged_atoms)
 
 
 def _placed(image: torch.Tensor, placing: Placing) -> torch.Tensor:
@@ -210,9 +221,9 @@ def _inside(truth: Truth, crop_px: int) -> Truth:
 
 
 def agreements(contrast: torch.Tensor, truths: Sequence[Truth]) -> np.ndarray:
-    """Per image the share of the columns of two atoms or more that shows the commoner sign; 1 where there are none."""
+    """Per image the share of the judged columns that shows the commoner sign; 1 where there are none."""
     side = contrast.shape[-1]
-    at = [np.rint(truth.yx_px[truth.atoms >= 2]).astype(int).reshape(-1, 2) % side for truth in truths]
+    at = [np.rint(truth.yx_px[truth.judged]).astype(int).reshape(-1, 2) % side for truth in truths]
     image = np.repeat(np.arange(len(at)), [len(yx) for yx in at])
     index = torch.from_numpy(np.column_stack([image, np.concatenate(at)])).to(contrast.device)
     bright = (contrast[index[:, 0], index[:, 1], index[:, 2]] > 0).cpu().numpy()

@@ -26,13 +26,16 @@ class Descent:
     ) -> None:
         self.recipe, self.ranks, settings = recipe, ranks, recipe.train
         self.loss_of = LOSSES[settings.loss]
-        network = build_network(settings.network).to(memory_format=torch.channels_last)
+        network = build_network(settings.network, classes=len(recipe.classes)).to(
+            memory_format=torch.channels_last
+        )
         if start is None and start_from is not None:
             former = Checkpoint.load(start_from)
-            if former.recipe.train.network != settings.network:
+            held, wanted = ((r.train.network, len(r.classes)) for r in (former.recipe, recipe))
+            if held != wanted:
                 raise TrainingError(
-                    f"{start_from} holds a {former.recipe.train.network}, this recipe trains a {settings.network}: "
-                    "start from a checkpoint of the same network"
+                    f"{start_from} holds a {held[0]} of {held[1]} classes, this recipe trains a {wanted[0]} of "
+                    f"{wanted[1]}: start from a checkpoint of the same network"
                 )
             network.load_state_dict(former.network)
         elif start is not None:

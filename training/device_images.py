@@ -3,6 +3,9 @@
 The exit waves are loaded once and stay on the device (1 GB for 1280 of 320 pixels to a side); optics, camera,
 normalization and labels follow them there, so that a GPU waits for nothing but a few random numbers. On the CPU, numpy
 and numba are faster; there this is the test that both ways make the same images.
+
+Only for recipes of exit waves: STEM images (`stem_images.StemImages`) are made in numpy by workers on the CPU, whatever
+the network is on, and moved to it.
 """
 
 from __future__ import annotations
@@ -87,9 +90,9 @@ class DeviceNormalizer:
 def column_maps(
     truths: Sequence[Truth], side_px: int, width_angstrom: float, stride: int, device: torch.device
 ) -> torch.Tensor:
-    """`labels.column_map` of several images at once: (b, side, side) f4."""
+    """`labels.column_map` of several images at once, without columns of no atoms: (b, side, side) f4."""
     at = pad_sequence(  # columns that are not there lie far away
-        [torch.from_numpy(np.ascontiguousarray(truth.yx_px, np.float32)) for truth in truths],
+        [torch.from_numpy(np.ascontiguousarray(t.yx_px[t.atoms > 0], np.float32)) for t in truths],
         batch_first=True,
         padding_value=-1e6,
     ).to(device)

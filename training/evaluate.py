@@ -10,26 +10,25 @@ import torch
 from scipy.spatial import cKDTree
 from torch import nn
 
-from stream.columns import find_columns
+from stream.columns import Columns, find_columns
 from training.dataset import Truth, draw_scene, photograph
 from training.exitwave import ExitWave
 from training.recipe import Recipe
 
-DOSES_E_ANGSTROM2 = (1000.0, 310.0, 100.0, 30.0, 10.0)
 VALIDATION = 4711  # seed of the validation images
 CANDIDATE = 0.05  # score from which a maximum is kept when thresholds are compared
-JUDGED_ATOMS = 2  # columns of fewer atoms neither count when found nor when missed
 
 
 @dataclass(frozen=True)
 class Score:
-    """Counts of a one-to-one matching; scores add up over images."""
+    """Counts of a one-to-one matching; scores add up over images. `right_class`: of the found, those of their class."""
 
     found: int = 0
     missed: int = 0
     false: int = 0
     squared_error_nm2: float = 0.0
     images: int = 0
+    right_class: int = 0
 
     def __add__(self, other: Score) -> Score:
         return Score(
@@ -38,6 +37,7 @@ class Score:
             self.false + other.false,
             self.squared_error_nm2 + other.squared_error_nm2,
             self.images + other.images,
+            self.right_class + other.right_class,
         )
 
     @property
@@ -55,6 +55,11 @@ class Score:
         """Harmonic mean of precision and recall; NaN where nothing is there and nothing was reported."""
         total = 2 * self.found + self.missed + self.false
         return 2 * self.found / total if total else float("nan")
+
+    @property
+    def class_accuracy(self) -> float:
+        """Of the columns found, those reported as the class they are; NaN where none was found."""
+        return self.right_class / self.found if self.found else float("nan")
 
     @property
     def rms_pm(self) -> float:
@@ -90,25 +95,36 @@ def pair(found_yx_px: np.ndarray, truth: Truth) -> tuple[np.ndarray, np.ndarray]
     return match(found_yx_px, truth.yx_px, radius)
 
 
-def judge(found_yx_px: np.ndarray, truth: Truth) -> Score:
-    """The score of columns reported (n, 2); whoever reports a single atom is neither praised nor blamed."""
+def judge(found_yx_px: np.ndarray, truth: Truth, kind: np.ndarray | None = None) -> Score:
+    """The score of columns reported (n, 2); a column that is not judged brings neither praise nor blame.
+
+    A column is found whatever its class; those reported as the class they are (`kind` (n,)) are counted beside.
+    """
     i, j = pair(found_yx_px, truth)
-    judged = truth.atoms >= JUDGED_ATOMS
-    error = (found_yx_px[i] - truth.yx_px[j])[judged[j]] * truth.sampling_nm
-    found = len(error)
-    return Score(found, int(judged.sum()) - found, len(found_yx_px) - len(i), float((error**2).sum()), 1)
+    counts = truth.judged[j]
+    i, j = i[counts], j[counts]
+    error = (found_yx_px[i] - truth.yx_px[j]) * truth.sampling_nm
+    missed = int(truth.judged.sum()) - len(i)
+    false = len(found_yx_px) - len(counts)
+    right = 0
+    if kind is not None:
+        right = len(i) if truth.classes is None else int(np.count_nonzero(kind[i] == truth.classes[j]))
+    return Score(len(i), missed, false, float((error**2).sum()), 1, right)
 
 
 def validation_images(
-    recipe: Recipe, waves: Sequence[ExitWave], doses: Iterable[float] = DOSES_E_ANGSTROM2, size: int = 10
+    recipe: Recipe, waves: Sequence[ExitWave], doses: Iterable[float] | None = None, size: int = 10
 ) -> dict[float, list[tuple[np.ndarray, Truth]]]:
-    """The same specimens under the same, usable conditions at every dose in e/Å²; the same at every call.
+    """The same specimens under the same, usable conditions at every dose in e/Å², the recipe's for None; the same at
+    every call.
 
     Returns
     -------
     Per dose, normalized images (ny, nx) f4 with their truth.
     """
-    shown: dict[float, list[tuple[np.ndarray, Truth]]] = {dose: [] for dose in doses}
+    shown: dict[float, list[tuple[np.ndarray, Truth]]] = {
+        dose: [] for dose in doses or recipe.data.doses_e_angstrom2
+    }
     for i in range(0, len(waves), size):
         scene = draw_scene(waves[i : i + size], recipe, [VALIDATION, i])
         for dose, images in shown.items():
@@ -134,24 +150,30 @@ def candidates(
     stride: int,
     shown: Iterable[tuple[np.ndarray, Truth]],
     recipe: Recipe,
-) -> list[tuple[np.ndarray, np.ndarray, Truth]]:
-    """Per image the maxima above a low score, (n, 2) in pixels, their scores (n,), and the truth."""
+) -> list[tuple[Columns, Truth]]:
+    """Per image the maxima above a low score, and the truth."""
     distance_px = recipe.engine.min_distance_nm / recipe.engine.nominal_nm_px
     found = []
     for image, truth in shown:
         columns = find_columns(
             maps(image[None, None])[0], stride=stride, threshold=CANDIDATE, min_distance_px=distance_px
         )
-        found.append((columns.yx_px.astype(np.float64), columns.score, truth))
+        found.append((columns, truth))
     return found
 
 
-def score_at(found: list[tuple[np.ndarray, np.ndarray, Truth]], threshold: float) -> Score:
+def score_at(found: list[tuple[Columns, Truth]], threshold: float) -> Score:
     """The score of all images together at one threshold."""
-    return sum((judge(yx[score >= threshold], truth) for yx, score, truth in found), Score())
+    return sum((judge_columns(columns, truth, threshold) for columns, truth in found), Score())
 
 
-def best_threshold(by_dose: dict[float, list[tuple[np.ndarray, np.ndarray, Truth]]]) -> float:
+def judge_columns(columns: Columns, truth: Truth, threshold: float) -> Score:
+    """`judge` those of a score of `threshold` or more."""
+    kept = columns.score >= threshold
+    return judge(columns.yx_px[kept].astype(np.float64), truth, columns.kind[kept])
+
+
+def best_threshold(by_dose: dict[float, list[tuple[Columns, Truth]]]) -> float:
     """The threshold of the highest F1 averaged over doses."""
     thresholds = np.linspace(0.2, 0.8, 31)
     mean = [np.mean([score_at(found, t).f1 for found in by_dose.values()]) for t in thresholds]

@@ -23,7 +23,8 @@ from rich.progress import Progress
 from scipy.fft import irfft2, rfft2
 
 from training.imaging import wavelength_angstrom
-from training.specimen import Specimen, SpecimenSettings, make_specimen
+from training.kinds import SpecimenSettings, make_specimen
+from training.specimen import Specimen
 
 log = logging.getLogger(__name__)
 _FORMAT = 3  # raise it when the simulation changes, so that old cache entries are no longer met
@@ -136,7 +137,9 @@ def _coarser(wave: np.ndarray, side_px: int) -> np.ndarray:
 
 def cache_path(cache: Path, specimen: SpecimenSettings, waves: WaveSettings, seed: int) -> Path:
     """Where the exit wave of these settings and this seed lives: its name is the hash of both."""
-    content = json.dumps([_FORMAT, specimen.model_dump(), waves.model_dump(), seed], sort_keys=True)
+    # particles are stored under the names they had before there were other kinds
+    drawn_from = specimen.model_dump(exclude={"kind"} if specimen.kind == "particle" else None)
+    content = json.dumps([_FORMAT, drawn_from, waves.model_dump(), seed], sort_keys=True)
     return cache / f"{hashlib.sha256(content.encode()).hexdigest()[:24]}.npz"
 
 

@@ -14,18 +14,16 @@ from torch import nn
 
 from engines.manifest import Manifest
 from training.checkpoint import Checkpoint
-from training.dataset import DEFAULT_CACHE, Truth, draw_scene, photograph, validation_waves
-from training.evaluate import best_threshold, candidates, network_maps, score_at, validation_images
-from training.exitwave import exit_waves
+from training.dataset import DEFAULT_CACHE
+from training.evaluate import best_threshold, candidates, network_maps, score_at
 from training.networks import build_network
 from training.recipe import Recipe
+from training.sources import Shown, calibration_images, judged_images
 from training.zone_axes import known_zone_axes
 
-Shown = dict[float, list[tuple[np.ndarray, Truth]]]  # dose -> images and truths
 log = logging.getLogger(__name__)
 OPSET = 17  # read by OpenVINO and by ONNX Runtime alike
 _GOLDEN_PX = 128
-_CALIBRATION = 120  # training specimens, one image each, that the int8 scales are taken from
 _TOLERANCE = {"fp32": 1e-3, "int8": 0.1}  # int8 kernels differ between backends and processors
 
 
@@ -61,10 +59,10 @@ def export(
     out.mkdir(parents=True, exist_ok=True)
     trained = Checkpoint.load(Path(checkpoint))
     recipe = trained.recipe
-    network = build_network(recipe.train.network)
+    network = build_network(recipe.train.network, classes=len(recipe.classes))
     network.load_state_dict(trained.network)
     network.eval()
-    judged = validation_images(recipe, validation_waves(recipe, cache))
+    judged = judged_images(recipe, cache)
     maps = network_maps(network)
     threshold = best_threshold(
         {dose: candidates(maps, network.stride, some, recipe) for dose, some in judged.items()}
@@ -75,11 +73,8 @@ def export(
     to_onnx(Probabilities(network, threshold), plain, network.multiple_of)
     written = [_finish(plain, trained, "fp32", judged)]
     if int8:
-        seen = range(min(_CALIBRATION, recipe.data.training))
-        waves = exit_waves(recipe.specimen, recipe.waves, seen, cache)
-        scene = draw_scene(waves, recipe, [recipe.train.seed, _CALIBRATION])
         quantized = out / f"{name}.onnx"
-        quantize(plain, quantized, photograph(scene, recipe, [recipe.train.seed, _CALIBRATION]).numpy())
+        quantize(plain, quantized, calibration_images(recipe, cache))
         written.append(_finish(quantized, trained, "int8", judged))
     return written
 
@@ -137,7 +132,7 @@ def onnxruntime_maps(path: Path) -> Callable[[np.ndarray], np.ndarray]:
 def _finish(path: Path, trained: Checkpoint, precision: str, judged: Shown) -> Path:
     """Measure an ONNX file, check that two runtimes agree on it, and write its golden example and manifest."""
     recipe: Recipe = trained.recipe
-    network = build_network(recipe.train.network)
+    network = build_network(recipe.train.network, classes=len(recipe.classes))
     maps = openvino_maps(path)
     golden = _golden(judged)
     output = maps(golden)
@@ -160,7 +155,9 @@ def _finish(path: Path, trained: Checkpoint, precision: str, judged: Shown) -> P
             f"recall_{at}": round(score.recall, 4),
             f"rms_pm_{at}": round(score.rms_pm, 2),
         }
-    low, high = recipe.specimen.sampling_angstrom_px
+        if len(recipe.classes) > 1:
+            metrics[f"class_accuracy_{at}"] = round(score.class_accuracy, 4)
+    low, high = (recipe.stem or recipe.specimen).sampling_angstrom_px
     manifest = Manifest(
         name=path.stem,
         description=recipe.engine.description,
@@ -168,7 +165,7 @@ def _finish(path: Path, trained: Checkpoint, precision: str, judged: Shown) -> P
         golden=golden_path.name,
         golden_tolerance=_TOLERANCE[precision],
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        classes=("background", "column"),
+        classes=("background", *recipe.classes),
         nominal_nm_px=recipe.engine.nominal_nm_px,
         sampling_nm_px=(low / 10, high / 10),
         normalize_sigma_nm=recipe.data.normalize_sigma_nm,
@@ -180,7 +177,9 @@ def _finish(path: Path, trained: Checkpoint, precision: str, judged: Shown) -> P
         recipe=recipe.name,
         commit=trained.commit,
         licence=recipe.engine.licence,
-        zone_axes=known_zone_axes(recipe.specimen),
+        zone_axes=known_zone_axes(recipe.lattice if recipe.stem else recipe.specimen),
+        nominal_spacing_px=recipe.engine.nominal_spacing_px,
+        spacing_px_range=recipe.spacing_px_range,
         metrics=metrics,
     )
     manifest.save(path.with_suffix(".toml"))

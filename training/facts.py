@@ -7,15 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from training.specimen import (
-    Specimen,
-    SpecimenSettings,
-    ZoneAxis,
-    lattice_constant_angstrom,
-    make_specimen,
-)
+from training.honeycomb import BOND_ANGSTROM
+from training.kinds import SpecimenSettings, make_specimen
+from training.sheet import SheetSettings
+from training.specimen import Specimen, ZoneAxis, lattice_constant_angstrom
 
-PLACES = ("bulk", "surface", "corner")
+PLACES = {"particle": ("bulk", "surface", "corner"), "sheet": ("ideal", "boundary", "edge")}
 _NEIGHBOURS = {"100": 8, "110": 6, "111": 6}  # columns around a column of the bulk, within 1.5 spacings
 # In units of the lattice constant: between neighbouring columns, and between the atoms of one.
 _BETWEEN = {"100": 1 / 2, "110": np.sqrt(3 / 8), "111": 1 / np.sqrt(6)}
@@ -32,9 +29,11 @@ class SpecimenFacts:
     spacing_nm : between neighbouring columns; NaN without a particle.
     smear : by how much of that spacing the tilt draws out the tallest column: its length × tan(tilt) / spacing.
     column_yx_nm : (m, 2) f8, as in the exit wave.
-    place : (m,) i8, index into PLACES. Bulk: all neighbouring columns (within 1.5 spacings) are there, 8 for <100> and
-        6 for <110> and <111>. Corner: half of them or fewer. Surface: in between.
-    support_nm : (m,) f8, distance to the nearest atom of the support as seen along the beam; inf without one.
+    place : (m,) i8, index into PLACES of the kind. In a sheet: see `sheet.places`. In a particle, bulk: all
+        neighbouring columns (within 1.5 spacings) are there, 8 for <100> and 6 for <110> and <111>. Corner: half of
+        them or fewer. Surface: in between.
+    support_nm : (m,) f8, distance to the nearest atom of a support or contamination, as seen along the beam; inf if
+        there is none.
     support_yx_nm : (k, 2) f8, the atoms of the support.
     """
 
@@ -51,10 +50,13 @@ class SpecimenFacts:
 def specimen_facts(settings: SpecimenSettings, seed: int) -> SpecimenFacts:
     """Draw the specimen of a seed again, and look at what its exit wave does not hold."""
     specimen = make_specimen(settings, seed)
-    support_yx_nm = specimen.xyz_angstrom[specimen.column_atoms.sum() :, 1::-1] / 10
+    first = len(specimen.numbers) - specimen.support_atoms
+    support_yx_nm = specimen.xyz_angstrom[first:, 1::-1] / 10
     zone = specimen.zone_axis
     spacing_nm, smear = float("nan"), 0.0
-    if zone is not None:
+    if isinstance(settings, SheetSettings):
+        spacing_nm = BOND_ANGSTROM / 10
+    elif zone is not None:
         lattice_nm = lattice_constant_angstrom(settings.element) / 10
         spacing_nm = float(_BETWEEN[zone] * lattice_nm)
         tallest_nm = (specimen.column_atoms.max(initial=1) - 1) * _ALONG[zone] * lattice_nm
@@ -65,7 +67,7 @@ def specimen_facts(settings: SpecimenSettings, seed: int) -> SpecimenFacts:
         spacing_nm=spacing_nm,
         smear=smear,
         column_yx_nm=specimen.column_yx_nm,
-        place=_places(specimen, spacing_nm),
+        place=specimen.column_place if isinstance(settings, SheetSettings) else _places(specimen, spacing_nm),
         support_nm=distance_nm(specimen.column_yx_nm, support_yx_nm, float(specimen.box_angstrom[0]) / 10),
         support_yx_nm=support_yx_nm,
     )
@@ -82,7 +84,7 @@ def distance_nm(yx_nm: np.ndarray, others_yx_nm: np.ndarray, side_nm: float) -> 
 
 
 def _places(specimen: Specimen, spacing_nm: float) -> np.ndarray:
-    """Which of PLACES each column has; counted in the untilted crystal, where a tilt moves nothing."""
+    """Which of a particle's PLACES each column has; counted in the untilted crystal, where a tilt moves nothing."""
     if specimen.zone_axis is None:
         return np.zeros(0, np.int64)
     tree = cKDTree(specimen.column_lattice_nm)

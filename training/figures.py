@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from training.evaluate import JUDGED_ATOMS, Score
+from training.evaluate import Score
 from training.facts import PLACES
-from training.measure import COLUMN, SINGLE, WHERE, Measured, Reading
+from training.measure import COLUMN, UNJUDGED, WHERE, Measured, Reading
 
 Row = dict[str, Any]
 Groups = list[tuple[str, np.ndarray]]  # name of a group, and which elements belong to it
@@ -28,8 +28,8 @@ def doses_of(reading: Reading) -> list[float]:
 
 
 def image_scores(measured: Measured, reading: Reading, dose: float, chosen: np.ndarray) -> list[Score]:
-    """A Score for each of the `chosen` images (numbers) at one dose; single atoms count neither way."""
-    true = reading.true[(reading.true["dose"] == dose) & (reading.true["atoms"] >= JUDGED_ATOMS)]
+    """A Score for each of the `chosen` images (numbers) at one dose; columns that are not judged count neither way."""
+    true = reading.true[(reading.true["dose"] == dose) & reading.true["judged"]]
     false = reading.false[reading.false["dose"] == dose]
     n = len(measured.images)
     found = np.bincount(true["image"][true["found"]], minlength=n)
@@ -60,25 +60,25 @@ def f1_interval(scores: list[Score], specimens: np.ndarray) -> tuple[float, floa
     return float(low), float(high)
 
 
-def by_dose(measured: Measured, reading: Reading, chosen: np.ndarray) -> list[Row]:
-    """A row for every dose: columns of two atoms or more, single atoms, what is false and where, the tuned LoG."""
+def by_dose(measured: Measured, reading: Reading, chosen: np.ndarray, kind: str = "particle") -> list[Row]:
+    """A row for every dose: columns that count and that do not, what is false and where, the tuned LoG."""
     rows = []
     for dose in doses_of(reading):
         scores = image_scores(measured, reading, dose, chosen)
         low, high = f1_interval(scores, measured.images["specimen"][chosen])
         true, false = _of(reading.true, chosen, dose), _of(reading.false, chosen, dose)
-        judged = true["atoms"] >= JUDGED_ATOMS
+        judged = true["judged"]
         rows.append(
             {
                 "dose_e_angstrom2": dose,
                 **_figures(sum(scores, Score())),
                 "f1_low": low,
                 "f1_high": high,
-                "bulk": _found(true[judged & (true["place"] == PLACES.index("bulk"))]),
-                "single_atoms": _found(true[~judged]),
+                PLACES[kind][0]: _found(true[judged & (true["place"] == 0)]),
+                "not_judged": _found(true[~judged]),
                 "false_per_image": {
                     where: float(np.count_nonzero(false["where"] == i) / max(len(chosen), 1))
-                    for i, where in enumerate(WHERE)
+                    for i, where in enumerate(WHERE[kind])
                 },
                 "log": _log(measured, reading, dose, chosen),
             }
@@ -107,9 +107,9 @@ def by_height(reading: Reading, chosen: np.ndarray) -> list[Row]:
     return _by_column(reading, chosen, "atoms", [*names, f"{ATOMS[-1]} or more"], ATOMS)
 
 
-def by_place(reading: Reading, chosen: np.ndarray) -> list[Row]:
-    """A row for bulk, surface and corner and every dose; no precision, as for `by_height`."""
-    return _by_column(reading, chosen, "place", list(PLACES), tuple(range(len(PLACES))))
+def by_place(reading: Reading, chosen: np.ndarray, kind: str = "particle") -> list[Row]:
+    """A row for every place of a kind of specimen and every dose; no precision, as for `by_height`."""
+    return _by_column(reading, chosen, "place", list(PLACES[kind]), tuple(range(len(PLACES[kind]))))
 
 
 def by_support(reading: Reading, chosen: np.ndarray) -> list[Row]:
@@ -117,7 +117,7 @@ def by_support(reading: Reading, chosen: np.ndarray) -> list[Row]:
     rows = []
     for dose in doses_of(reading):
         true, false = _of(reading.true, chosen, dose), _of(reading.false, chosen, dose)
-        true = true[true["atoms"] >= JUDGED_ATOMS]
+        true = true[true["judged"]]
         places = _near_support(true["support_nm"]), _near_support(false["support_nm"])
         for (name, inside), (_, wrong) in zip(*places, strict=True):
             found = _found(true[inside])
@@ -132,15 +132,15 @@ def by_support(reading: Reading, chosen: np.ndarray) -> list[Row]:
 def calibration(reading: Reading, chosen: np.ndarray, dose: float | None = None) -> Row:
     """How often a candidate of a given score is a column, and the expected calibration error.
 
-    The error is the mean over candidates of |mean score - share of columns| of their bin. Maxima on single atoms
-    are left out.
+    The error is the mean over candidates of |mean score - share of columns| of their bin. Maxima on columns
+    that are not judged are left out.
 
     Parameters
     ----------
     dose : in e/Å²; None for all together.
     """
     found = _of(reading.candidates, chosen, dose)
-    found = found[found["is_a"] != SINGLE]
+    found = found[found["is_a"] != UNJUDGED]
     which = np.minimum((found["score"] * SCORE_BINS).astype(int), SCORE_BINS - 1)
     count = np.bincount(which, minlength=SCORE_BINS)
     score = np.bincount(which, found["score"], SCORE_BINS)
@@ -168,7 +168,7 @@ def _by_column(
     rows = []
     for dose in doses_of(reading):
         true = _of(reading.true, chosen, dose)
-        true = true[true["atoms"] >= JUDGED_ATOMS]
+        true = true[true["judged"]]
         which = np.digitize(true[key], edges) - 1
         rows += [
             {"group": name, "dose_e_angstrom2": dose, **_found(true[which == i])}

@@ -32,6 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Range = tuple[float, float]
 _CARBON_PER_ANGSTROM3 = 0.1  # 2 g/cm³
+_ROUNDS = 16  # of drawing conditions, before none are called usable
 
 
 class ImagingSettings(BaseModel):
@@ -41,7 +42,11 @@ class ImagingSettings(BaseModel):
     ----------
     min_transfer : conditions whose `transfer` is nearer to zero than this are not usable, and not drawn: the contrast
         of some spacings is at its reversal.
-    min_agreement : share of an image's columns (of two atoms or more) that must show one sign of contrast.
+    min_coarsest_transfer : the same for the coarsest spacing alone, where the finest ones may be weak.
+    usable_transfer : an evaluation calls an image usable only from this |`transfer`| on.
+    spacings_angstrom : the finest and the coarsest that make the columns, over which `transfer` is taken. The default
+        holds gold's 111, 200 and 220.
+    min_agreement : share of an image's judged columns that must show one sign of contrast.
     deflection_angstrom : rms image vibration along each axis.
     amorphous_angstrom : thickness of a carbon film seen as a weak phase object, in `amorphous_fraction` of the images.
     counting_fraction : of the images, those from a counting camera.
@@ -66,6 +71,9 @@ class ImagingSettings(BaseModel):
     amorphous_fraction: float = Field(0.4, ge=0, le=1)
     unevenness: float = Field(0.2, ge=0, lt=1)
     min_transfer: float = Field(0.1, gt=0, lt=1)
+    min_coarsest_transfer: float = Field(0.0, ge=0, lt=1)
+    usable_transfer: float = Field(0.3, ge=0, lt=1)
+    spacings_angstrom: Range = (1.4, 2.5)
     min_agreement: float = Field(0.9, ge=0.5, le=1)
 
 
@@ -112,12 +120,32 @@ def draw_conditions(
         If next to none of the conditions in these ranges transfers contrast.
     """
 
-    def uniform(low: float, high: float) -> torch.Tensor:
-        return low + (high - low) * torch.rand(surplus, generator=generator, device=device)
+    surplus, found, rounds = 16 * count + 128, [], 0
+    while (there := sum(map(len, found))) < count:
+        if rounds == _ROUNDS:
+            raise ValueError(
+                f"of {rounds * surplus} imaging conditions drawn only {there} transfer at least "
+                f"{settings.min_transfer}, expected {count}: move "
+                "defocus_angstrom and cs_um away from the contrast reversal, or lower min_transfer"
+            )
+        drawn = _draw(settings, surplus, generator)
+        _, coarsest = settings.spacings_angstrom
+        usable = transfer(drawn, energy_ev, settings.spacings_angstrom).abs() >= settings.min_transfer
+        usable &= transfer(drawn, energy_ev, (coarsest, coarsest)).abs() >= settings.min_coarsest_transfer
+        found.append(drawn[torch.nonzero(usable)[: count - there, 0]])
+        rounds += 1
+    return join(found)
 
-    surplus, device = 16 * count + 128, generator.device
+
+def _draw(settings: ImagingSettings, count: int, generator: torch.Generator) -> Conditions:
+    """Conditions anywhere in the ranges."""
+
+    def uniform(low: float, high: float) -> torch.Tensor:
+        return low + (high - low) * torch.rand(count, generator=generator, device=device)
+
+    device = generator.device
     dose = settings.dose_e_angstrom2
-    drawn = Conditions(
+    return Conditions(
         defocus_angstrom=uniform(*settings.defocus_angstrom),
         cs_um=uniform(*settings.cs_um),
         c5_mm=uniform(*settings.c5_mm),
@@ -133,16 +161,8 @@ def draw_conditions(
         counting=uniform(0, 1) < settings.counting_fraction,
         amorphous_angstrom=uniform(*settings.amorphous_angstrom)
         * (uniform(0, 1) < settings.amorphous_fraction),
-        uneven=settings.unevenness * (2 * torch.rand(surplus, 5, generator=generator, device=device) - 1),
+        uneven=settings.unevenness * (2 * torch.rand(count, 5, generator=generator, device=device) - 1),
     )
-    usable = torch.nonzero(transfer(drawn, energy_ev).abs() >= settings.min_transfer)[:count, 0]
-    if len(usable) < count:
-        raise ValueError(
-            f"of {surplus} imaging conditions drawn only {len(usable)} transfer at least "
-            f"{settings.min_transfer}, expected {count}: move "
-            "defocus_angstrom and cs_um away from the contrast reversal, or lower min_transfer"
-        )
-    return drawn[usable]
 
 
 def wavelength_angstrom(energy_ev: float) -> float:
@@ -176,15 +196,16 @@ def contrast_transfer(
     return torch.polar(torch.exp(-spatial - temporal - deflection), -chi)
 
 
-def transfer(conditions: Conditions, energy_ev: float) -> torch.Tensor:
-    """The weakest contrast transfer over the spacings that make a metal's columns, and its sign: (b,), 1 at the most.
+def transfer(conditions: Conditions, energy_ev: float, spacings_angstrom: Range) -> torch.Tensor:
+    """The weakest contrast transfer over the spacings that make the columns, and its sign: (b,), 1 at the most.
 
-    A weak phase object is imaged with sin χ · E_s E_t E_d. Over q from 1/2.5 to 1/1.4 per Å, which holds gold's 111,
-    200 and 220, this is the value nearest to zero; 0 where the sign changes in between, for then some spacings show
-    atoms bright and others dark, and no one can say which dots are columns. Positive: bright atoms. Usable
-    conditions are those away from 0.
+    A weak phase object is imaged with sin χ · E_s E_t E_d. Over the spatial frequencies of
+    these spacings (finest, coarsest), this is the value nearest to zero; 0 where the sign changes in between, for then
+    some spacings show atoms bright and others dark, and no one can say which dots are columns. Positive: bright atoms.
+    Usable conditions are those away from 0.
     """
-    q = torch.linspace(1 / 2.5, 1 / 1.4, 24, device=conditions.defocus_angstrom.device)[None, None, :]
+    finest, coarsest = spacings_angstrom
+    q = torch.linspace(1 / coarsest, 1 / finest, 24, device=conditions.defocus_angstrom.device)[None, None, :]
     across = torch.zeros_like(q)
     # the phase of a scattered wave is +90°: i · exp(-iχ) has the real part sin χ. Two directions for the astigmatism.
     along = [contrast_transfer(conditions, *axes, energy_ev) for axes in ((q, across), (across, q))]

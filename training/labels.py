@@ -6,15 +6,20 @@ import numpy as np
 
 
 def column_map(
-    yx_px: np.ndarray, shape_yx: tuple[int, int], width_px: float | np.ndarray, stride: int = 1
+    yx_px: np.ndarray,
+    shape_yx: tuple[int, int],
+    width_px: float | np.ndarray,
+    stride: int = 1,
+    height: float | np.ndarray = 1.0,
 ) -> np.ndarray:
-    """P(y, x) = Σ_n exp(-|r - r_n|² / 2w²), at most 1.
+    """P(y, x) = Σ_n h_n exp(-|r - r_n|² / 2w²), at most 1.
 
     Parameters
     ----------
     yx_px : (n, 2) column positions in pixels of the image.
     shape_yx : (ny, nx) of the map; its pixel (i, j) lies at image pixel ((i + 0.5) stride - 0.5, ...).
     width_px : w, one for all columns or (n,), in pixels of the image.
+    height : h, one for all or (n,): less than 1 where it is not certain that a column is to be reported.
 
     Returns
     -------
@@ -28,4 +33,5 @@ def column_map(
     # a two-dimensional Gaussian is a product: the sum over columns is one product of matrices
     along_y = np.exp(-((yx_px[:, :1] - y) ** 2) * narrowness[:, None])
     along_x = np.exp(-((yx_px[:, 1:] - x) ** 2) * narrowness[:, None])
+    along_y *= np.broadcast_to(np.asarray(height, np.float32), len(yx_px))[:, None]
     return np.minimum(along_y.T @ along_x, np.float32(1))

@@ -14,8 +14,10 @@ from training.evaluate import CANDIDATE, Score, pair
 from training.facts import distance_nm
 from training.shots import Shot
 
-FALSE, COLUMN, SINGLE = range(3)  # what a candidate is: nothing, a column of two atoms or more, a single atom
-WHERE = ("particle", "support", "vacuum")  # where a false report lies
+FALSE, COLUMN, UNJUDGED = range(3)  # what a candidate is: nothing, a column that counts, one that does not
+# where a false report lies
+WHERE = {"particle": ("particle", "support", "vacuum"), "sheet": ("sheet", "contamination", "vacuum")}
+_SPECIMEN, _SUPPORT, _VACUUM = range(3)
 _ON_SUPPORT_NM = 0.2  # a report this near to an atom of the support, as seen along the beam, lies on it
 
 IMAGE = np.dtype(
@@ -33,7 +35,15 @@ IMAGE = np.dtype(
 )
 _OF = [("image", "i4"), ("dose", "f4")]
 TRUE = np.dtype(  # a column that is there; the error is NaN where it was missed
-    [*_OF, ("atoms", "i4"), ("place", "i4"), ("support_nm", "f4"), ("found", "?"), ("error_nm", "f4")]
+    [
+        *_OF,
+        ("atoms", "i4"),
+        ("judged", "?"),
+        ("place", "i4"),
+        ("support_nm", "f4"),
+        ("found", "?"),
+        ("error_nm", "f4"),
+    ]
 )
 CANDIDATES = np.dtype([*_OF, ("score", "f4"), ("is_a", "i4")])  # maxima above `evaluate.CANDIDATE`
 REPORTED_FALSE = np.dtype([*_OF, ("where", "i4"), ("support_nm", "f4")])  # at the engine's threshold
@@ -141,6 +151,7 @@ def _read(columns: Columns, shot: Shot, threshold: float) -> Reading:
     i, j = pair(reported_yx_px, truth)
     true = np.zeros(len(truth.atoms), TRUE)
     true["atoms"], true["place"], true["support_nm"] = truth.atoms, facts.place, facts.support_nm
+    true["judged"] = truth.judged
     true["found"][j] = True
     true["error_nm"] = np.nan
     true["error_nm"][j] = np.hypot(*(reported_yx_px[i] - truth.yx_px[j]).T) * truth.sampling_nm
@@ -148,15 +159,15 @@ def _read(columns: Columns, shot: Shot, threshold: float) -> Reading:
     candidates = np.zeros(len(yx_px), CANDIDATES)
     candidates["score"] = columns.score
     i_any, j_any = pair(yx_px, truth)
-    candidates["is_a"][i_any] = np.where(truth.atoms[j_any] > 1, COLUMN, SINGLE)
+    candidates["is_a"][i_any] = np.where(truth.judged[j_any], COLUMN, UNJUDGED)
 
     false_yx_nm = np.delete(reported_yx_px, i, axis=0) * truth.sampling_nm
     side_nm = len(next(iter(shot.counts.values()))) * truth.sampling_nm
     false = np.zeros(len(false_yx_nm), REPORTED_FALSE)
     false["support_nm"] = distance_nm(false_yx_nm, shot.support_yx_px * truth.sampling_nm, side_nm)
     particle_nm = distance_nm(false_yx_nm, truth.yx_px * truth.sampling_nm, side_nm)
-    beside = np.where(false["support_nm"] <= _ON_SUPPORT_NM, WHERE.index("support"), WHERE.index("vacuum"))
-    false["where"] = np.where(particle_nm <= facts.spacing_nm, WHERE.index("particle"), beside)
+    beside = np.where(false["support_nm"] <= _ON_SUPPORT_NM, _SUPPORT, _VACUUM)
+    false["where"] = np.where(particle_nm <= facts.spacing_nm, _SPECIMEN, beside)
     return Reading(true, candidates, false)
 
 

@@ -15,21 +15,30 @@ from matplotlib.axes import Axes
 
 Row = dict[str, Any]
 _DPI = 90
+# What is drawn against what: the report's key, the label of the axis, the figure.
+_CONDITIONS = (("by_defocus_nm", "defocus / nm", "f1"), ("by_tilt_deg", "tilt / °", "f1"))
+_COLUMNS = (
+    ("by_height", "atoms in the column", "recall"),
+    ("by_support_nm", "distance to the support / nm", "f1"),
+    ("by_place", "place", "recall"),
+)
 
 
 def draw_pictures(report: dict[str, Any], folder: Path) -> list[Path]:
     """dose.png, conditions.png, columns.png and calibration.png from a report's figures."""
     return [
         _picture(folder / "dose.png", 2, lambda axes: _dose(axes, report), sharey=True),
-        _picture(folder / "conditions.png", 2, lambda axes: _conditions(axes, report["sets"]["all"])),
-        _picture(folder / "columns.png", 3, lambda axes: _columns(axes, report["sets"]["usable"])),
+        _groups(folder / "conditions.png", report["sets"]["all"], "all images", _CONDITIONS),
+        _groups(folder / "columns.png", report["sets"]["usable"], "usable images", _COLUMNS),
         _picture(folder / "calibration.png", 2, lambda axes: _calibration(axes, report["sets"])),
     ]
 
 
 def _picture(path: Path, panels: int, draw: Callable[[list[Axes]], None], **how: Any) -> Path:
-    figure, axes = plt.subplots(1, panels, figsize=(4.3 * panels, 3.6), layout="constrained", **how)
-    draw(list(axes))
+    figure, axes = plt.subplots(
+        1, panels, figsize=(4.3 * panels, 3.6), layout="constrained", squeeze=False, **how
+    )
+    draw(list(axes[0]))
     figure.savefig(path, dpi=_DPI)
     plt.close(figure)
     return path
@@ -60,34 +69,34 @@ def _dose(axes: list[Axes], report: dict[str, Any]) -> None:
     axes[0].legend(fontsize=8)
 
 
-def _conditions(axes: list[Axes], figures: dict[str, Any]) -> None:
-    """F1 against defocus and tilt, a line for each dose; all images."""
-    for ax, key, label in zip(
-        axes, ("by_defocus_nm", "by_tilt_deg"), ("defocus / nm", "tilt / °"), strict=True
-    ):
-        _lines(ax, figures[key], "f1")
-        ax.set(xlabel=label, ylabel="F1", title="all images")
-    axes[1].legend(title="e/Å²", fontsize=7, title_fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+def _groups(
+    path: Path, figures: dict[str, Any], title: str, panels: tuple[tuple[str, str, str], ...]
+) -> Path:
+    """A panel for each group of figures that the report has, a line for each dose; for places positions as well."""
+    there = [panel for panel in panels if panel[0] in figures]
+    places = any(key == "by_place" for key, _, _ in there)
+
+    def draw(axes: list[Axes]) -> None:
+        for ax, (key, label, figure) in zip(axes, there, strict=False):
+            _lines(ax, figures[key], figure)
+            ax.set(xlabel=label, ylabel={"f1": "F1"}.get(figure, figure), title=title)
+        axes[0].legend(title="e/Å²", fontsize=7, title_fontsize=7)
+        if places:
+            _positions(axes[-1], figures["by_place"], title)
+
+    return _picture(path, len(there) + places, draw)
 
 
-def _columns(axes: list[Axes], figures: dict[str, Any]) -> None:
-    """Recall against height, F1 against the distance to the support, positions by place; usable images."""
-    _lines(axes[0], figures["by_height"], "recall")
-    axes[0].set(xlabel="atoms in the column", ylabel="recall", title="usable images")
-    axes[0].legend(title="e/Å²", fontsize=7, title_fontsize=7)
-    _lines(axes[1], figures["by_support_nm"], "f1")
-    axes[1].set(xlabel="distance to the support / nm", ylabel="F1", title="usable images")
-    for place in dict.fromkeys(_of(figures["by_place"], "group")):
-        rows = [row for row in figures["by_place"] if row["group"] == place]
-        axes[2].plot(_of(rows, "dose_e_angstrom2"), _of(rows, "rms_pm"), "o-", label=place)
-    axes[2].set(xscale="log", xlabel="dose / e Å⁻²", ylabel="rms position / pm", title="usable images")
-    if any(
-        row["rms_pm"] for row in figures["by_place"]
-    ):  # something was found: a logarithm has a place to be
-        axes[2].set_yscale("log")
-        axes[2].yaxis.set_minor_formatter(matplotlib.ticker.LogFormatter(minor_thresholds=(2, 0.5)))
-    axes[2].grid(alpha=0.3, which="both")
-    axes[2].legend(fontsize=8)
+def _positions(ax: Axes, rows: list[Row], title: str) -> None:
+    for place in dict.fromkeys(_of(rows, "group")):
+        mine = [row for row in rows if row["group"] == place]
+        ax.plot(_of(mine, "dose_e_angstrom2"), _of(mine, "rms_pm"), "o-", label=place)
+    ax.set(xscale="log", xlabel="dose / e Å⁻²", ylabel="rms position / pm", title=title)
+    if any(row["rms_pm"] for row in rows):  # something was found: a logarithm has a place to be
+        ax.set_yscale("log")
+        ax.yaxis.set_minor_formatter(matplotlib.ticker.LogFormatter(minor_thresholds=(2, 0.5)))
+    ax.grid(alpha=0.3, which="both")
+    ax.legend(fontsize=8)
 
 
 def _calibration(axes: list[Axes], sets: dict[str, Any]) -> None:

@@ -13,17 +13,16 @@ import numpy as np
 from engines.manifest import Manifest
 from training import figures
 from training.dataset import VALIDATION_SEEDS
-from training.evaluate import CANDIDATE, DOSES_E_ANGSTROM2
+from training.evaluate import CANDIDATE
 from training.exitwave import ExitWave, exit_waves
 from training.facts import SpecimenFacts, specimen_facts
-from training.measure import Measured, Reader, measure
+from training.measure import Measured, Reader, Reading, measure
 from training.pictures import draw_pictures
 from training.recipe import Recipe
 from training.report_text import markdown
-from training.shots import LEAST_AGREEMENT, LEAST_TRANSFER, MOST_SMEAR, shoot
+from training.shots import LEAST_AGREEMENT, MOST_SMEAR, shoot
 from training.timing import time_per_frame
 
-REPORT_DOSES_E_ANGSTROM2 = (10_000.0, *DOSES_E_ANGSTROM2)
 DRAWS = 4  # sets of conditions per specimen
 LOG_IMAGES = 24  # of all images, and of the usable ones, that the tuned LoG reads
 
@@ -45,7 +44,7 @@ def evaluate_engine(
     out: Path,
     *,
     draws: int = DRAWS,
-    doses_e_angstrom2: Sequence[float] = REPORT_DOSES_E_ANGSTROM2,
+    doses_e_angstrom2: Sequence[float] | None = None,
     log_images: int = LOG_IMAGES,
     on_shot: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
@@ -55,6 +54,7 @@ def evaluate_engine(
     ----------
     readers, manifests : by the engine's name; the first is the one evaluated, the others are set beside it.
     draws : sets of conditions per specimen.
+    doses_e_angstrom2 : None for the recipe's, and ten times their highest.
     log_images : of all images, and of the usable ones, that the tuned LoG reads.
 
     Returns
@@ -63,7 +63,9 @@ def evaluate_engine(
     """
     waves, facts = subjects
     name, *others = readers
-    measured = measure(shoot(recipe, waves, facts, draws, doses_e_angstrom2), readers, log_images, on_shot)
+    kind, doses = recipe.validation_specimen.kind, recipe.data.doses_e_angstrom2
+    taken = doses_e_angstrom2 or (10 * max(doses), *doses)
+    measured = measure(shoot(recipe, waves, facts, draws, taken), readers, log_images, on_shot)
     usable = np.flatnonzero(measured.images["usable"])
     manifest = manifests[name]
     report = {
@@ -72,21 +74,24 @@ def evaluate_engine(
         "precision": manifest.precision,
         "threshold": readers[name].threshold,
         "recipe": recipe.name,
+        "kind": kind,
         "specimens": len(waves),
         "draws": draws,
         "candidates_above": CANDIDATE,
+        "shown_doses": list(doses[1::2]),
         "usable_if": {
-            "least_transfer": LEAST_TRANSFER,
+            "least_transfer": recipe.imaging.usable_transfer,
+            "over_spacings_nm": [spacing / 10 for spacing in recipe.imaging.spacings_angstrom],
             "most_smear": MOST_SMEAR,
             "least_agreement": LEAST_AGREEMENT,
         },
         "sets": {
-            "all": _set(measured, name, others, np.arange(len(measured.images))),
-            "usable": _set(measured, name, others, usable),
+            "all": _set(measured, kind, name, others, np.arange(len(measured.images))),
+            "usable": _set(measured, kind, name, others, usable),
         },
         "time": time_per_frame(readers, {key: m.nominal_nm_px for key, m in manifests.items()}),
     }
-    report = _without_nan(report)
+    report = without_nan(report)
     out.mkdir(parents=True, exist_ok=True)
     draw_pictures(report, out)
     (out / "report.md").write_text(markdown(report), encoding="utf-8")
@@ -96,29 +101,37 @@ def evaluate_engine(
     return report
 
 
-def _set(measured: Measured, name: str, others: list[str], chosen: np.ndarray) -> dict[str, Any]:
-    """All figures of some of the images (numbers)."""
+def _set(measured: Measured, kind: str, name: str, others: list[str], chosen: np.ndarray) -> dict[str, Any]:
+    """All figures of some of the images (numbers); a sheet has neither tilt nor heights nor a support."""
     reading = measured.readings[name]
     doses = figures.doses_of(reading)
     by_dose = {f"{dose:g}": figures.calibration(reading, chosen, dose) for dose in doses}
     return {
         "images": len(chosen),
         "specimens": len(np.unique(measured.images["specimen"][chosen])),
-        "by_dose": figures.by_dose(measured, reading, chosen),
-        "against": {other: figures.by_dose(measured, measured.readings[other], chosen) for other in others},
+        "by_dose": figures.by_dose(measured, reading, chosen, kind),
+        "against": {
+            other: figures.by_dose(measured, measured.readings[other], chosen, kind) for other in others
+        },
         "by_defocus_nm": figures.by_image(measured, reading, chosen, "defocus_nm", figures.DEFOCUS_NM),
-        "by_tilt_deg": figures.by_image(measured, reading, chosen, "tilt_deg", figures.TILT_DEG),
-        "by_height": figures.by_height(reading, chosen),
-        "by_support_nm": figures.by_support(reading, chosen),
-        "by_place": figures.by_place(reading, chosen),
+        **(_of_particles(measured, reading, chosen) if kind == "particle" else {}),
+        "by_place": figures.by_place(reading, chosen, kind),
         "calibration": {"all": figures.calibration(reading, chosen), **by_dose},
     }
 
 
-def _without_nan(value: Any) -> Any:
+def _of_particles(measured: Measured, reading: Reading, chosen: np.ndarray) -> dict[str, Any]:
+    return {
+        "by_tilt_deg": figures.by_image(measured, reading, chosen, "tilt_deg", figures.TILT_DEG),
+        "by_height": figures.by_height(reading, chosen),
+        "by_support_nm": figures.by_support(reading, chosen),
+    }
+
+
+def without_nan(value: Any) -> Any:
     """Numbers that are none as None: JSON has no NaN."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -5,8 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from training.facts import PLACES
+from training.measure import WHERE
+
 Row = dict[str, Any]
-_SHOWN_DOSES = (310.0, 30.0)  # of the tables by condition; report.json holds them at all doses
+# How a report speaks of a kind of specimen: what counts, what does not, and where a false column lies.
+_COUNTS = {
+    "particle": "Columns of two atoms or more count",
+    "sheet": "Atoms count, but for those that contamination of more than 0.5 nm hides",
+}
+_NOT_JUDGED = {"particle": "single atoms", "sheet": "atoms under contamination"}
+_WHERE = {
+    "particle": "at the particle (within one column distance of a column), on the support (within 0.2 nm of one of its "
+    "atoms, seen along the beam), in vacuum",
+    "sheet": "at the sheet (within one bond of an atom), on contamination beside it, in vacuum",
+}
+_PLACES = {
+    "particle": "Bulk: all neighbouring columns are there (within 1.5 column distances 8 for <100>, 6 for <110> and "
+    "<111>); corner: half of them or fewer; surface: in between.",
+    "sheet": "Edge: a bond is missing; boundary: one of its rings is not a hexagon; ideal: all others.",
+}
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -16,7 +34,8 @@ def markdown(report: dict[str, Any]) -> str:
 
 def _head(report: dict[str, Any]) -> Iterator[str]:
     limits, sets = report["usable_if"], report["sets"]
-    every, usable = sets["all"], sets["usable"]
+    every, usable, kind = sets["all"], sets["usable"], report["kind"]
+    finest, coarsest = limits["over_spacings_nm"]
     yield f"# {report['engine']}: evaluation"
     yield ""
     yield (
@@ -27,26 +46,31 @@ def _head(report: dict[str, Any]) -> Iterator[str]:
     )
     yield ""
     yield "**all**: the images as training draws them, conditions included."
+    smear = (
+        f"; the tallest column's length × tan(tilt), its smear, is at most {limits['most_smear']:g} of the distance "
+        "between neighbouring columns"
+    )
     yield (
-        f"**usable**: {usable['images']} of them ({usable['specimens']} specimens), which meet all three: "
-        f"the weakest contrast transfer |T| over the spacings 0.14 to 0.25 nm is at least {limits['least_transfer']:g} "
-        "(1 is perfect, 0 a reversal); the tallest column's length × tan(tilt), its smear, is at most "
-        f"{limits['most_smear']:g} of the distance between neighbouring columns; and at least "
+        f"**usable**: {usable['images']} of them ({usable['specimens']} specimens), in which "
+        f"the weakest contrast transfer |T| over the spacings {finest:g} to {coarsest:g} nm is at least "
+        f"{limits['least_transfer']:g} (1 is perfect, 0 a reversal){smear if kind == 'particle' else ''}; and at least "
         f"{100 * limits['least_agreement']:g} % of the columns show one sign of contrast before noise."
     )
     yield ""
     yield (
-        "Columns of two atoms or more count; reports are matched to columns one to one within half the median "
-        "distance of nearest columns. Single atoms count neither as found nor as missed nor as false, and have columns "
-        "of their own. rms: the distance from the true position, over both axes together. Brackets: 95 % interval of "
-        "F1, specimens drawn again (bootstrap). False columns per image: at the particle (within one column distance "
-        "of a column), on the support (within 0.2 nm of one of its atoms, seen along the beam), in vacuum. LoG: a "
+        f"{_COUNTS[kind]}; reports are matched to columns one to one within half the median "
+        f"distance of nearest columns. Others ({_NOT_JUDGED[kind]}) count neither as found nor as missed nor as "
+        "false, and have a recall of their own. rms: the distance from the true position, over both axes together. "
+        "Brackets: 95 % interval of F1, specimens drawn again (bootstrap). "
+        f"False columns per image: {_WHERE[kind]}. LoG: a "
         "Laplacian of Gaussian whose scale, sign and threshold are tuned on each image against the truth; it is slow "
         "and reads fewer images, and the engine's F1 on those is beside it."
     )
 
 
 def _by_dose(report: dict[str, Any]) -> Iterator[str]:
+    kind = report["kind"]
+    false = "false: " + " | ".join(WHERE[kind])
     yield ""
     yield "## By dose"
     for name, figures in report["sets"].items():
@@ -54,8 +78,8 @@ def _by_dose(report: dict[str, Any]) -> Iterator[str]:
         yield f"**{name}**, {figures['images']} images"
         yield ""
         yield from _table(
-            "e/Å² | F1 | precision | recall | rms / pm | bulk: recall | rms / pm | single atoms: recall | rms / pm "
-            "| false: particle | support | vacuum | LoG: F1 | rms / pm | images | engine there",
+            f"e/Å² | F1 | precision | recall | rms / pm | {PLACES[kind][0]}: recall | rms / pm "
+            f"| {_NOT_JUDGED[kind]}: recall | rms / pm | {false} | LoG: F1 | rms / pm | images | engine there",
             (
                 [
                     f"{row['dose_e_angstrom2']:g}",
@@ -63,8 +87,8 @@ def _by_dose(report: dict[str, Any]) -> Iterator[str]:
                     _share(row["precision"]),
                     _share(row["recall"]),
                     _pm(row["rms_pm"]),
-                    *_recall(row["bulk"]),
-                    *_recall(row["single_atoms"]),
+                    *_recall(row[PLACES[kind][0]]),
+                    *_recall(row["not_judged"]),
                     *(f"{count:.2f}" for count in row["false_per_image"].values()),
                     *_log(row["log"]),
                 ]
@@ -76,7 +100,7 @@ def _by_dose(report: dict[str, Any]) -> Iterator[str]:
             yield f"{other} on the same images:"
             yield ""
             yield from _table(
-                "e/Å² | F1 | precision | recall | rms / pm | false: particle | support | vacuum",
+                f"e/Å² | F1 | precision | recall | rms / pm | {false}",
                 (
                     [
                         f"{row['dose_e_angstrom2']:g}",
@@ -97,31 +121,26 @@ def _conditions(report: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield "## By condition"
     yield ""
-    yield f"At {_doses()} e/Å²; report.json has every dose."
+    shown = report["shown_doses"]
+    at_doses = f"At {' and '.join(f'{dose:g}' for dose in shown)} e/Å²"
+    both, recall = ("f1", "precision", "recall"), ("recall",)
+    yield f"{at_doses}; report.json has every dose."
     for key, title in (("by_defocus_nm", "defocus / nm"), ("by_tilt_deg", "tilt / °")):
-        for name, figures in report["sets"].items():
-            yield from _grouped(f"{title}, {name}", figures[key], "images", ("f1", "precision", "recall"))
+        yield from _grouped(report, key, title, "images", both)
     yield ""
-    yield "![F1 against defocus and tilt](conditions.png)"
+    yield "![F1 against the conditions](conditions.png)"
     yield ""
     yield "## By column"
     yield ""
     yield (
-        f"At {_doses()} e/Å². What is false has neither height nor neighbours: no precision there. Bulk: all "
-        "neighbouring columns are there (within 1.5 column distances 8 for <100>, 6 for <110> and <111>); corner: half "
-        "of them or fewer; surface: in between."
+        f"{at_doses}. What is false has neither height nor neighbours: no precision there. "
+        f"{_PLACES[report['kind']]}"
     )
-    for name, figures in report["sets"].items():
-        yield from _grouped(f"atoms in the column, {name}", figures["by_height"], "columns", ("recall",))
-        yield from _grouped(f"place, {name}", figures["by_place"], "columns", ("recall",))
-        yield from _grouped(
-            f"distance to the support / nm, {name}",
-            figures["by_support_nm"],
-            "columns",
-            ("f1", "precision", "recall"),
-        )
+    yield from _grouped(report, "by_height", "atoms in the column", "columns", recall)
+    yield from _grouped(report, "by_place", "place", "columns", recall)
+    yield from _grouped(report, "by_support_nm", "distance to the support / nm", "columns", both)
     yield ""
-    yield "![Recall against height, F1 against support, positions by place](columns.png)"
+    yield "![Recall, F1 and positions of groups of columns](columns.png)"
 
 
 def _rest(report: dict[str, Any]) -> Iterator[str]:
@@ -169,9 +188,20 @@ def _rest(report: dict[str, Any]) -> Iterator[str]:
     )
 
 
-def _grouped(title: str, rows: list[Row], count: str, shares: tuple[str, ...]) -> Iterator[str]:
+def _grouped(
+    report: dict[str, Any], key: str, title: str, count: str, shares: tuple[str, ...]
+) -> Iterator[str]:
+    """For each set a table of the figures under a key, none where the kind of specimen has no such figures."""
+    for name, figures in report["sets"].items():
+        if key in figures:
+            yield from _groups(f"{title}, {name}", figures[key], count, shares, report["shown_doses"])
+
+
+def _groups(
+    title: str, rows: list[Row], count: str, shares: tuple[str, ...], shown_doses: list[float]
+) -> Iterator[str]:
     """A table with a line for each group, and columns for each of the doses shown."""
-    doses = [dose for dose in _SHOWN_DOSES if any(row["dose_e_angstrom2"] == dose for row in rows)]
+    doses = [dose for dose in shown_doses if any(row["dose_e_angstrom2"] == dose for row in rows)]
     titles = [f"{share}, {dose:g}" for dose in doses for share in (*shares, "rms / pm")]
     yield ""
     lines = []
@@ -189,10 +219,6 @@ def _table(header: str, lines: Any) -> Iterator[str]:
     yield "| " + " | ".join("---" for _ in header.split(" | ")) + " |"
     for line in lines:
         yield f"| {' | '.join(line)} |"
-
-
-def _doses() -> str:
-    return " and ".join(f"{dose:g}" for dose in _SHOWN_DOSES)
 
 
 def _recall(row: Row) -> list[str]:

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from stream.columns import Columns
 from training.dataset import Truth
 
-Found = Sequence[tuple[np.ndarray, np.ndarray, Truth]]  # yx_px, score, truth of each image
+Found = Sequence[tuple[Columns, Truth]]  # of each image
 SHOWN = 3  # images in a row
 _ZOOM, _SIDE_PX = 2, 256  # of the images, of which a corner is shown
 _TRUE, _FOUND = (86, 180, 233), (240, 120, 0)  # told apart by everyone
@@ -28,7 +29,7 @@ def draw_samples(
     Parameters
     ----------
     shown : per dose, normalized images (ny, nx) f4 and truths.
-    found : per dose and image, (n, 2) columns in pixels, their scores, the truth.
+    found : per dose and image, what was found, and the truth.
     threshold : score from which a column counts as found.
     """
     doses = sorted(shown, reverse=True)
@@ -38,8 +39,9 @@ def draw_samples(
     sheet = Image.new("RGB", (count * nx, len(rows) * ny))
     for row, dose in enumerate(rows):
         for k in range(count):
-            yx_px, score, truth = found[dose][k]
-            picture = _picture(shown[dose][k][0], truth.yx_px, yx_px[score >= threshold])
+            columns, truth = found[dose][k]
+            seen = columns.yx_px[columns.score >= threshold]
+            picture = _picture(shown[dose][k][0], truth.yx_px, seen)
             ImageDraw.Draw(picture).text(
                 (4, 2), f"{dose:g} e/A2", fill=(255, 255, 255), stroke_width=1, stroke_fill=0
             )

@@ -15,10 +15,9 @@ from training.facts import SpecimenFacts
 from training.imaging import atom_contrast, transfer
 from training.recipe import Recipe
 
-# What an image must meet to be called usable.
-LEAST_TRANSFER = 0.3  # |T|: the weakest contrast transfer over the metal's spacings (`imaging.transfer`)
+# What an image must meet to be called usable, besides the recipe's `usable_transfer`.
 MOST_SMEAR = 0.5  # of the tallest column by its tilt, in distances between neighbouring columns
-LEAST_AGREEMENT = 0.95  # share of the columns of two atoms or more that show one sign of contrast
+LEAST_AGREEMENT = 0.95  # share of the judged columns that show one sign of contrast
 
 _BATCH = (
     10  # exit waves imaged together, as `evaluate.validation_images` does: others would be other conditions
@@ -36,6 +35,7 @@ class Shot:
     support_yx_px : (k, 2) f8, atoms of the support in the image.
     defocus_nm, transfer : of the lens; `imaging.transfer`.
     agreement : share of the columns that show the commoner sign of contrast, before any noise.
+    least_transfer : |transfer| from which the recipe calls an image usable.
     counts : by dose in e/Å², (ny, nx) f4.
     """
 
@@ -47,13 +47,14 @@ class Shot:
     defocus_nm: float
     transfer: float
     agreement: float
+    least_transfer: float
     counts: dict[float, np.ndarray]
 
     @property
     def usable(self) -> bool:
         """Whether contrast is away from its reversal and columns are neither drawn out nor of both signs."""
         return (
-            abs(self.transfer) >= LEAST_TRANSFER
+            abs(self.transfer) >= self.least_transfer
             and self.facts.smear <= MOST_SMEAR
             and self.agreement >= LEAST_AGREEMENT
         )
@@ -85,7 +86,9 @@ def shoot(
             }
             sampling = torch.tensor([10 * truth.sampling_nm for truth in scene.truths])
             shares = agreements(atom_contrast(scene.intensity, sampling), scene.truths)
-            weakest = transfer(scene.conditions, recipe.waves.energy_ev).tolist()
+            weakest = transfer(
+                scene.conditions, recipe.waves.energy_ev, recipe.imaging.spacings_angstrom
+            ).tolist()
             for k, moved in enumerate(scene.truths):
                 fact = facts[first + k]
                 yield Shot(
@@ -97,6 +100,7 @@ def shoot(
                     defocus_nm=float(scene.conditions.defocus_angstrom[k]) / 10,
                     transfer=weakest[k],
                     agreement=float(shares[k]),
+                    least_transfer=recipe.imaging.usable_transfer,
                     counts={dose: images[k] for dose, images in counts.items()},
                 )
 

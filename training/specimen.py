@@ -29,8 +29,8 @@ _AXES = {
 _FACETS = {(1, 1, 1): 1.0, (1, 0, 0): 1.13, (1, 1, 0): 1.19}
 
 
-class SpecimenSettings(BaseModel):
-    """What is drawn for every specimen; ranges are uniform unless said otherwise.
+class ParticleSettings(BaseModel):
+    """What is drawn for every particle; ranges are uniform unless said otherwise.
 
     Attributes
     ----------
@@ -49,6 +49,7 @@ class SpecimenSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    kind: Literal["particle"] = "particle"
     element: str = "Au"
     zone_axes: tuple[ZoneAxis, ...] = ("100", "110", "111")
     side_px: int = Field(320, ge=64, multiple_of=8)
@@ -75,10 +76,12 @@ class Specimen:
     thermal_angstrom : rms vibration of the atoms along each axis.
     focus_z_angstrom : height of the particle's middle, to which a defocus refers; the box's without a particle.
     column_yx_nm : (m, 2) f8, mean position of each particle column's atoms.
-    column_atoms : (m,) i8, atoms in each.
+    column_atoms : (m,) i8, atoms in each; 0 where contamination hides it, and no one is to report it.
     kind : in words ("Au <110>, ceria beside").
     zone_axis, tilt_deg : along the beam, and how far from it; None and 0 without a particle.
-    column_lattice_nm : (m, 2) f8, where each column is in the untilted, unturned crystal.
+    column_lattice_nm : (m, 2) f8, where each column is in the untilted, unturned crystal of a particle.
+    column_place : (m,) i8, in a sheet, what is around each atom (`facts.PLACES`).
+    support_atoms : how many of the atoms, the last ones, belong to a support or to contamination.
     """
 
     numbers: np.ndarray
@@ -92,6 +95,8 @@ class Specimen:
     zone_axis: ZoneAxis | None = None
     tilt_deg: float = 0.0
     column_lattice_nm: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
+    column_place: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    support_atoms: int = 0
 
 
 def lattice_constant_angstrom(element: str) -> float:
@@ -216,8 +221,8 @@ def zone_rotation(
     return Rotation.from_rotvec(tilt_rad * axis) * spin * Rotation.from_matrix(rows)
 
 
-def make_specimen(settings: SpecimenSettings, seed: int) -> Specimen:
-    """Draw one specimen; the same settings and seed give the same atoms."""
+def make_particle(settings: ParticleSettings, seed: int) -> Specimen:
+    """Draw one particle; the same settings and seed give the same atoms."""
     rng = np.random.default_rng([seed, 0x5EC])
     sampling = rng.uniform(*settings.sampling_angstrom_px)
     side = settings.side_px * sampling
@@ -280,6 +285,7 @@ def make_specimen(settings: SpecimenSettings, seed: int) -> Specimen:
         zone_axis=zone,
         tilt_deg=tilt_deg,
         column_lattice_nm=in_lattice[first],
+        support_atoms=0 if slab is None else len(slab.numbers),
     )
 
 
@@ -294,7 +300,9 @@ def _place_support(rng, support: SupportKind, particle, side, empty) -> tuple[Sl
         edge = rng.uniform(-0.4, 0.4) * side if empty else depth.max() * rng.uniform(0.3, 0.95)
         keep = depth <= edge
         centre_z = rng.uniform(-8, 8)
-        slab = make_support(support, rng, side, (centre_z - thickness / 2, centre_z + thickness / 2), outward, edge + 2.2)
+        slab = make_support(
+            support, rng, side, (centre_z - thickness / 2, centre_z + thickness / 2), outward, edge + 2.2
+        )
         return slab._replace(kind=f"{slab.kind} beside"), keep
     thickness *= 0.6
     bottom = particle[:, 2].max() + 2.2 if rng.random() < 0.5 else particle[:, 2].min() - 2.2 - thickness

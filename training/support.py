@@ -31,11 +31,27 @@ class _Crystal(NamedTuple):
 
 
 _FLUORITE = [(0, 0, 0), (0, 0.5, 0.5), (0.5, 0, 0.5), (0.5, 0.5, 0), *product((0.25, 0.75), repeat=3)]
-_CUBIC_VIEWS = [((0, 1, 0), (0, 0, 1)), ((0, 0, 1), (1, -1, 0)), ((1, -1, 0), (1, 1, -2))]  # <100>, <110>, <111>
+_CUBIC_VIEWS = [
+    ((0, 1, 0), (0, 0, 1)),
+    ((0, 0, 1), (1, -1, 0)),
+    ((1, -1, 0), (1, 1, -2)),
+]  # <100>, <110>, <111>
 _U = 0.3048  # where rutile's oxygen is
-_RUTILE = [(0, 0, 0), (0.5, 0.5, 0.5), (_U, _U, 0), (-_U, -_U, 0), (0.5 + _U, 0.5 - _U, 0.5), (0.5 - _U, 0.5 + _U, 0.5)]
+_RUTILE = [
+    (0, 0, 0),
+    (0.5, 0.5, 0.5),
+    (_U, _U, 0),
+    (-_U, -_U, 0),
+    (0.5 + _U, 0.5 - _U, 0.5),
+    (0.5 - _U, 0.5 + _U, 0.5),
+]
 _CRYSTALS = {
-    "ceria": _Crystal((5.411, 5.411, 5.411), [58] * 4 + [8] * 8, _FLUORITE, _CUBIC_VIEWS),
+    "ceria": _Crystal(
+        (CERIA_LATTICE_ANGSTROM, CERIA_LATTICE_ANGSTROM, CERIA_LATTICE_ANGSTROM),
+        [58] * 4 + [8] * 8,
+        _FLUORITE,
+        _CUBIC_VIEWS,
+    ),
     "zirconia": _Crystal((5.09, 5.09, 5.09), [40] * 4 + [8] * 8, _FLUORITE, _CUBIC_VIEWS),
     "titania": _Crystal(  # rutile, seen along [001], [100] and [110]
         (4.594, 4.594, 2.959),
@@ -102,10 +118,16 @@ def _amorphous_carbon(
     half = side_angstrom / 2
     xyz = rng.uniform([-half, -half, z_angstrom[0]], [half, half, z_angstrom[1]], (int(0.135 * volume), 3))
     xyz = xyz[_inside(rng, xyz, side_angstrom, z_angstrom, outward, edge_angstrom)]
+    keep = uncrowded(xyz)
+    return Slab(np.full(np.count_nonzero(keep), 6), xyz[keep], "carbon")
+
+
+def uncrowded(xyz: np.ndarray) -> np.ndarray:
+    """(n,) bool, atoms of amorphous carbon without the second of every two nearer than 1.2 Å."""
     crowded = cKDTree(xyz).query_pairs(1.2, output_type="ndarray") if len(xyz) else np.zeros((0, 2), int)
     keep = np.ones(len(xyz), bool)
     keep[crowded[:, 1]] = False
-    return Slab(np.full(np.count_nonzero(keep), 6), xyz[keep], "carbon")
+    return keep
 
 
 def _inside(rng, xyz, side_angstrom, z_angstrom, outward, edge_angstrom) -> np.ndarray:

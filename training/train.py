@@ -15,17 +15,19 @@ from pathlib import Path
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from threadpoolctl import threadpool_limits  # comes with abTEM
 
 from training.checkpoint import TrainingError, checkpoint_to_resume, with_seed
 from training.curves import Curve
-from training.dataset import DEFAULT_CACHE, TrainingImages, training_waves, validation_waves
+from training.dataset import DEFAULT_CACHE
 from training.descent import Descent
 from training.device_images import DeviceImages
-from training.evaluate import DOSES_E_ANGSTROM2, candidates, network_maps, score_at, validation_images
-from training.exitwave import CacheError, ExitWave
+from training.evaluate import candidates, network_maps, score_at
+from training.exitwave import CacheError
 from training.ranks import joined
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.samples import draw_samples
+from training.sources import Shown, judged_images, make_waves, training_images
 
 log = logging.getLogger(__name__)
 _ROW = 50  # steps that are averaged into a row of curve.csv
@@ -57,7 +59,8 @@ def train(
     start_from : checkpoint of another training of the same network, whose weights this one begins with.
     seed : in place of the recipe's: of the first weights and of all images.
     device : "auto", "cpu" or a card like "cuda:0".
-    threads : of torch on a CPU; workers : processes that make images there.
+    threads : of torch on a CPU.
+    workers : processes that make images on a CPU; those of STEM recipes also where the network is on a GPU.
 
     Returns
     -------
@@ -84,35 +87,34 @@ def train(
         descent = Descent(recipe, ranks, start, Path(start_from) if start_from else None)
         if not descent.finished:
             if ranks.writes:  # the others read them when they are there
-                training_waves(recipe, cache, max(2, os.cpu_count() or 2))
+                make_waves(recipe, cache, max(2, os.cpu_count() or 2))
             ranks.wait()
             _go_down(descent, out, _images(recipe, cache, descent, workers), cache)
         return out / "best.pt" if recipe.train.patience else path
 
 
 def _images(recipe: Recipe, cache: Path, descent: Descent, workers: int) -> Iterator[Batch]:
-    """The batches of the steps to come: of n processes, each takes every n-th."""
-    ranks, stride = descent.ranks, descent.network.stride
+    """The batches of the steps to come, where the network is: of n processes, each takes every n-th."""
+    ranks = descent.ranks
     numbers = range(descent.step * ranks.count + ranks.rank, recipe.train.steps * ranks.count, ranks.count)
-    if ranks.device.type == "cuda":
-        made = DeviceImages(recipe, training_waves(recipe, cache), stride, ranks.device)
+    made = training_images(recipe, cache, descent.network.stride, ranks.device)
+    if isinstance(made, DeviceImages):
         return (made[number] for number in numbers)
-    return iter(
-        torch.utils.data.DataLoader(
-            TrainingImages(recipe, cache, stride),
-            batch_size=None,
-            sampler=numbers,
-            num_workers=workers,
-            prefetch_factor=4 if workers else None,
-            worker_init_fn=_one_thread,
-        )
+    loader = torch.utils.data.DataLoader(
+        made,
+        batch_size=None,
+        sampler=numbers,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_one_thread,
     )
+    return ((images.to(ranks.device), labels.to(ranks.device)) for images, labels in loader)
 
 
 def _go_down(descent: Descent, out: Path, images: Iterator[Batch], cache: Path) -> None:
     """Step by step to the end, writing down what becomes of it; of several processes, only the first writes."""
     recipe, ranks, settings = descent.recipe, descent.ranks, descent.recipe.train
-    scribe = _Scribe(descent, out, validation_waves(recipe, cache)) if ranks.writes else None
+    scribe = _Scribe(descent, out, judged_images(recipe, cache)) if ranks.writes else None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=scribe is None) as progress:
         task = progress.add_task(recipe.name, total=settings.steps, completed=descent.step)
@@ -147,15 +149,14 @@ def _go_down(descent: Descent, out: Path, images: Iterator[Batch], cache: Path) 
 class _Scribe:
     """Writes the tables, the pictures and the best checkpoint into a folder."""
 
-    def __init__(self, descent: Descent, out: Path, waves: list[ExitWave]) -> None:
-        self.descent, self.out = descent, out
-        self.shown = validation_images(descent.recipe, waves)
+    def __init__(self, descent: Descent, out: Path, shown: Shown) -> None:
+        self.descent, self.out, self.shown = descent, out, shown
         out.mkdir(parents=True, exist_ok=True)
         self.curve = Curve(
             out / "curve.csv", ["loss", "rate", "s_per_step", "s_waiting_for_images"], descent.step
         )
         self.scores = Curve(
-            out / "validation.csv", [f"f1_{dose:g}_e_angstrom2" for dose in DOSES_E_ANGSTROM2], descent.step
+            out / "validation.csv", [f"f1_{dose:g}_e_angstrom2" for dose in shown], descent.step
         )
 
     def note(self, loss: float, s_per_step: float, s_waiting: float) -> None:
@@ -185,7 +186,9 @@ class _Scribe:
 
 
 def _one_thread(_: int) -> None:
+    """In a process that makes images: numpy's products of matrices (`labels.column_map`) stall with a second one."""
     torch.set_num_threads(1)
+    threadpool_limits(1)
 
 
 def main() -> None:

@@ -78,7 +78,7 @@ class DeviceColumns:
         everything = np.int32(self._distance <= 0)
         device.launch("gather", *everyone, place, facts, self._state, counts, self._rows, most, everything)
 
-        self._coming = device.bring(counts), device.bring(self._rows[:, : min(AT_ONCE, self._most)])
+        self._coming = device.bring(counts[:b]), device.bring(self._rows[:b, : min(AT_ONCE, self._most)])
 
     def fetch(self, images: int) -> list[np.ndarray]:
         """Wait for it: of each image (n, 6) f4, y, x, sigma in map pixels, score, kind, in raster order.

@@ -1,23 +1,45 @@
-"""From payloads to columns on one card: one copy in, one small copy out."""
+"""From payloads to columns on one card: one copy in, and out six numbers for each column.
+
+Who follows the columns needs the normalized picture too: a matched filter reads it around every site, and where the
+sites lie in a frame is known only when its columns are. To look on the card would be a second journey for every frame,
+which nothing can overlap; so, if asked for, the picture travels back whole, beside the next batch's work. It is f4 at
+the engine's sampling, by far the most of what goes back: 1 MiB for 512 x 512 pixels, 64 MiB for 4096 x 4096.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from engines.runtime import Engine
 from stream.codecs import Encoding, WireError
-from stream.columns import Columns, in_image_px
+from stream.columns import in_image_px
 from stream.gpu.columns import DeviceColumns
 from stream.gpu.decode import Decoder
 from stream.gpu.normalize import DeviceNormalizer, DeviceResampler
-from stream.infer import Sampling, checked_threshold
+from stream.infer import Found, Sampling, checked_threshold
 
 Payload = tuple[memoryview | bytes, Encoding]
 Step = tuple[str, Any]
+log = logging.getLogger("hopscope.device")
 STAGES = ("upload and decode", "resample", "normalize", "network", "columns")
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What is under way."""
+
+    frames: int
+    columns: DeviceColumns
+    failed: Callable[[], np.ndarray]
+    broken: set[int]
+    pictures: Callable[[], np.ndarray] | None
+    marks: list[tuple[str, Any]] = field(default_factory=list)
 
 
 class DeviceFinder:
@@ -35,6 +57,11 @@ class DeviceFinder:
     threshold : lowest score of a column; None for the engine's own.
     bad_pixels : (ny, nx) bool, or None.
     most : frames in the largest batch.
+    pictures : whether the normalized pictures come back too.
+
+    Attributes
+    ----------
+    zoom_yx : frame pixels per pixel of the normalized picture.
 
     Raises
     ------
@@ -52,11 +79,13 @@ class DeviceFinder:
         threshold: float | None = None,
         bad_pixels: np.ndarray | None = None,
         most: int = 1,
+        pictures: bool = False,
     ) -> None:
         self.engine, self.device, self.most = engine, device, most
         self._sampling = Sampling(engine, shape_yx, pixel_size_nm)
         self.threshold = checked_threshold(engine, threshold)
         resampler = self._sampling.resampler
+        self.zoom_yx = resampler.scale_yx
         self.pixel_size_nm, self.padded_yx = self._sampling.pixel_size_nm, self._sampling.padded_yx
         self._decoder = Decoder(device, shape_yx, dtype, bad_pixels)
         self._images = device.empty((most, *shape_yx), "f4")
@@ -68,10 +97,11 @@ class DeviceFinder:
         near = self._sampling.min_distance_px / stride
         self._columns = [DeviceColumns(device, maps_shape, self.threshold, near, most) for _ in range(2)]
         self._failed = [device.zeros(most, "i4") for _ in range(2)]
-        self._under_way: list[tuple[DeviceColumns, int, Any, set[int]]] = []
+        room = (most, 1, *self.padded_yx)
+        self._pictures = [device.empty(room, "f4") for _ in range(2)] if pictures else []
+        self._under_way: list[_Batch] = []
         for batch in sorted({self._room(b) for b in range(1, most + 1)}):  # so that no frame waits for it
             device.fill(self._bound(batch).input, 0)
-        self._newest = self._bound(1)
 
     def start(self, frames: Sequence[Payload]) -> None:
         """Begin a batch.
@@ -81,8 +111,11 @@ class DeviceFinder:
         ValueError
             If there are too many frames, or too many batches under way, or a frame of another kind.
         """
-        for _, step in self.steps(frames):
+        marks = [("", self.device.mark())]
+        for stage, step in self.steps(frames):
             step()
+            marks.append((stage, self.device.mark()))
+        self._under_way[-1].marks = marks
 
     def steps(self, frames: Sequence[Payload]) -> Iterator[Step]:
         """The stages of a batch by name, each to be called in its turn; for who wants to time them."""
@@ -100,15 +133,19 @@ class DeviceFinder:
             for i, (payload, encoding) in enumerate(frames):
                 try:
                     self._decoder(payload, encoding, self._images[i], failed[i : i + 1])
-                except WireError:
+                except WireError as error:
+                    log.warning("a frame cannot be decoded: %s", error)
                     broken.add(i)
 
         def find() -> None:
             columns.start(bound.output[:b])
-            self._under_way.append((columns, b, self.device.bring(failed), broken))
-            self._columns.reverse()
-            self._failed.reverse()
-            self._newest = bound
+            pictures = None
+            if self._pictures:  # aside, so that the next batch need not wait for the journey
+                self.device.copy(bound.input[:b], self._pictures[0][:b])
+                pictures = self.device.bring(self._pictures[0][:b])
+            self._under_way.append(_Batch(b, columns, self.device.bring(failed), broken, pictures))
+            for pair in (self._columns, self._failed, self._pictures):
+                pair.reverse()
 
         yield "upload and decode", decode
         if self._resample is not None:
@@ -118,8 +155,8 @@ class DeviceFinder:
         yield "network", bound.enqueue
         yield "columns", find
 
-    def fetch(self) -> list[Columns | None]:
-        """Wait for the oldest batch: the columns of each of its frames, in pixels of the frame.
+    def fetch(self) -> list[Found | None]:
+        """Wait for the oldest batch: what was found in each of its frames, in pixels of the frame.
 
         None stands for a frame whose payload could not be decoded.
 
@@ -130,21 +167,26 @@ class DeviceFinder:
         """
         if not self._under_way:
             raise ValueError("no batch is under way: start one before fetching")
-        columns, b, failed, broken = self._under_way.pop(0)
+        batch = self._under_way.pop(0)
         stride = self.engine.manifest.stride
-        found: list[Columns | None] = []
-        for i, (rows, bad) in enumerate(zip(columns.fetch(b), failed(), strict=False)):
-            if bad or i in broken:
-                found.append(None)
-            else:
-                at = in_image_px(rows[:, :2], rows[:, 2], rows[:, 3], rows[:, 4], stride)
-                found.append(self._sampling.in_frame(at))
-        return found
-
-    def image(self, index: int = 0) -> np.ndarray:
-        """The normalized image (ny', nx') f4 of a frame of the newest batch, for whoever looks at it."""
         ny, nx = self._sampling.resampler.shape_yx
-        return self.device.get(self._newest.input[index, 0])[:ny, :nx]
+        rows_of, failed = batch.columns.fetch(batch.frames), batch.failed()
+        pictures = batch.pictures() if batch.pictures else None
+        stage_ms = {
+            stage: self.device.elapsed_ms(begun, ended) / batch.frames
+            for (_, begun), (stage, ended) in pairwise(batch.marks)
+        }
+        found: list[Found | None] = []
+        for i, rows in enumerate(rows_of):
+            if failed[i]:
+                log.warning("a frame cannot be decoded: a compressed block of it is damaged")
+            if failed[i] or i in batch.broken:
+                found.append(None)
+                continue
+            at = in_image_px(rows[:, :2], rows[:, 2], rows[:, 3], rows[:, 4], stride)
+            image = None if pictures is None else pictures[i, 0, :ny, :nx]
+            found.append(Found(self._sampling.in_frame(at), image, stage_ms))
+        return found
 
     def _room(self, batch: int) -> int:
         """The network runs in batches of 1, 2, 4 ...: each size holds memory, and is made ready for once."""

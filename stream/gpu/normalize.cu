@@ -1,5 +1,6 @@
 // Resampling and local normalization; between these kernels lie the small matrix products of stream.normalize.
-// Images are (b, ny, nx) f4, one per blockIdx.z; a pixel that is not finite is no measurement.
+// Images are (b, ny, nx) f4, one per blockIdx.z; a pixel that is not finite is no measurement. To be normalized they come
+// as stacks (b, channels, ny, nx) of registered images, which share their mean and deviation.
 
 #define LEAST_KNOWN 0.5f   // as in stream.resample
 #define LEAST_WEIGHT 1e-3f // these three as in stream.normalize
@@ -30,17 +31,19 @@ extern "C" __global__ void resample(
 }
 
 // sums (b, 2, bands, nx): of the finite pixels in each band's rows, and how many they are. grid: x, bands, b.
-extern "C" __global__ void band_sums(const float* image, const int* edges, float* sums, int bands, int ny, int nx) {
+extern "C" __global__ void band_sums(
+    const float* image, const int* edges, float* sums, int channels, int bands, int ny, int nx) {
     int x = blockIdx.x * blockDim.x + threadIdx.x, band = blockIdx.y;
     if (x >= nx) return;
     float total = 0, count = 0;
-    for (int y = edges[band]; y < edges[band + 1]; y++) {
-        float value = image[((i64)blockIdx.z * ny + y) * nx + x];
-        if (isfinite(value)) {
-            total += value;
-            count += 1;
+    for (int c = 0; c < channels; c++)
+        for (int y = edges[band]; y < edges[band + 1]; y++) {
+            float value = image[(((i64)blockIdx.z * channels + c) * ny + y) * nx + x];
+            if (isfinite(value)) {
+                total += value;
+                count += 1;
+            }
         }
-    }
     i64 at = ((i64)blockIdx.z * 2 * bands + band) * nx + x;
     sums[at] = total;
     sums[at + (i64)bands * nx] = count;
@@ -87,29 +90,33 @@ extern "C" __global__ void take_level(float* sums, const float* level, int bands
     sums[at] -= level[blockIdx.z] * sums[at + (i64)bands * nx];
 }
 
-__device__ float weight_at(const float* blurred, i64 at, i64 plane) {
-    float weight = blurred[at + plane];
-    return weight > LEAST_WEIGHT ? weight : 1.0f;
+// What lies on the line between two edges: blurred sums are smooth enough for it, their ratios and roots are not.
+__device__ float between(const float* edge, i64 at, int nx, float t) {
+    return edge[at] + t * (edge[at + nx] - edge[at]);
 }
 
 // Pixels less their local mean, into rows of `pitch` of images of `room` pixels; squares (b, bands, nx) of the rest.
 // blurred (b, 2, bands + 1, nx): sums and counts at the bands' edges. grid: x, bands, b.
 extern "C" __global__ void subtract(
     const float* image, const int* edges, const float* blurred, const float* level, float* out, float* squares,
-    int bands, int ny, int nx, int pitch, i64 room) {
+    int channels, int bands, int ny, int nx, int pitch, i64 room) {
     int x = blockIdx.x * blockDim.x + threadIdx.x, band = blockIdx.y;
     if (x >= nx) return;
     i64 plane = (i64)(bands + 1) * nx, at = blockIdx.z * 2 * plane + (i64)band * nx + x;
-    float above = blurred[at] / weight_at(blurred, at, plane) + level[blockIdx.z];
-    float below = blurred[at + nx] / weight_at(blurred, at + nx, plane) + level[blockIdx.z];
     int first = edges[band], last = edges[band + 1];
     float total = 0;
     for (int y = first; y < last; y++) {
         float t = (y + 0.5f - first) / (last - first);
-        float value = image[((i64)blockIdx.z * ny + y) * nx + x];
-        value = isfinite(value) ? value - (above + t * (below - above)) : 0.0f;
-        out[blockIdx.z * room + (i64)y * pitch + x] = value;
-        total += value * value;
+        float weight = between(blurred, at + plane, nx, t);
+        bool known = weight > LEAST_WEIGHT * channels;
+        float mean = between(blurred, at, nx, t) / (known ? weight : 1.0f) + level[blockIdx.z];
+        for (int c = 0; c < channels; c++) {
+            i64 one = (i64)blockIdx.z * channels + c;
+            float value = image[(one * ny + y) * nx + x];
+            value = isfinite(value) ? value - mean : 0.0f;
+            out[one * room + (i64)y * pitch + x] = value;
+            total += value * value;
+        }
     }
     squares[((i64)blockIdx.z * bands + band) * nx + x] = total;
 }
@@ -127,30 +134,25 @@ extern "C" __global__ void image_deviation(const double* totals, const double* p
     if (threadIdx.x == 0) overall[blockIdx.x] = (float)sqrt(part[0] / pixels[blockIdx.x]);
 }
 
-// One over the local deviation; 0 where nothing is known, or what varies is rounding.
-__device__ float factor_at(
-    const float* blurred, const float* variance, i64 at, i64 plane, i64 at_variance, float level, float overall) {
-    float weight = blurred[at + plane];
-    if (!(weight > LEAST_WEIGHT)) return 0.0f;
-    float mean = blurred[at] / weight + level;
-    float deviation = sqrtf(fmaxf(variance[at_variance] / weight, 0.0f));
-    return deviation > fmaxf(FLAT * fabsf(mean), FAINT * overall) ? 1.0f / deviation : 0.0f;
-}
-
-// Divides what `subtract` wrote by the local deviation. variance (b, bands + 1, nx). grid: x, bands, b.
+// Divides what `subtract` wrote by the local deviation; 0 where nothing is known, or what varies is rounding.
+// variance (b, bands + 1, nx). grid: x, bands, b.
 extern "C" __global__ void scale(
     float* out, const int* edges, const float* blurred, const float* variance, const float* level,
-    const float* overall, int bands, int nx, int pitch, i64 room) {
+    const float* overall, int channels, int bands, int nx, int pitch, i64 room) {
     int x = blockIdx.x * blockDim.x + threadIdx.x, band = blockIdx.y;
     if (x >= nx) return;
     i64 plane = (i64)(bands + 1) * nx, here = (i64)band * nx + x;
     i64 at = blockIdx.z * 2 * plane + here, at_variance = blockIdx.z * plane + here;
-    float mean = level[blockIdx.z], whole = overall[blockIdx.z];
-    float above = factor_at(blurred, variance, at, plane, at_variance, mean, whole);
-    float below = factor_at(blurred, variance, at + nx, plane, at_variance + nx, mean, whole);
     int first = edges[band], last = edges[band + 1];
     for (int y = first; y < last; y++) {
         float t = (y + 0.5f - first) / (last - first);
-        out[blockIdx.z * room + (i64)y * pitch + x] *= above + t * (below - above);
+        float weight = between(blurred, at + plane, nx, t), factor = 0;
+        if (weight > LEAST_WEIGHT * channels) {
+            float mean = between(blurred, at, nx, t) / weight + level[blockIdx.z];
+            float deviation = sqrtf(fmaxf(between(variance, at_variance, nx, t) / weight, 0.0f));
+            if (deviation > fmaxf(FLAT * fabsf(mean), FAINT * overall[blockIdx.z])) factor = 1.0f / deviation;
+        }
+        for (int c = 0; c < channels; c++)
+            out[((i64)blockIdx.z * channels + c) * room + (i64)y * pitch + x] *= factor;
     }
 }

@@ -18,9 +18,13 @@ import hdf5plugin  # noqa: F401  (registers the filters the recordings use)
 import numpy as np
 import pytest
 import zmq
+from typer.testing import CliRunner
 
-from stream.config import Camera, Page, Record, Settings
+from engines.build import find_gpu
+from stream.cli import app
+from stream.config import Camera, EngineSettings, Page, Record, Settings
 from stream.demo import demo_phantom, simulated_detector
+from stream.device import DeviceError
 from stream.files import open_recording
 from stream.frame import Frame, Gap
 from stream.phantom import Phantom
@@ -71,6 +75,9 @@ def test_every_frame_sent_is_recorded_and_accounted_for(tmp_path: Path) -> None:
     settings = settings_for(tmp_path)
     with session(settings, fps=100, frames=150) as supervisor:
         wait_until(supervisor, lambda: supervisor.finished, "the detector to finish")
+        analysis = supervisor.status()["analysis"]
+        assert analysis["device"] == supervisor.analyse.arguments[0].engine.device, "and so after a restart"
+        assert analysis["reason"]
         summary = supervisor.stop()
     assert summary["sent"] == summary["received"] == summary["recorded"] == 150
     assert summary["unaccounted"] == 0
@@ -157,6 +164,25 @@ def test_a_second_writer_on_the_same_output_is_refused(tmp_path: Path) -> None:
         received = count(first, "received")
         wait_until(first, lambda: count(first, "received") > received + 10, "the first to go on")
         assert first.stop()["alarms"] == []
+
+
+def test_where_the_engine_cannot_run_the_camera_is_not_called(tmp_path: Path) -> None:
+    if find_gpu() is not None:
+        pytest.skip("there is a GPU here")
+    settings = settings_for(tmp_path)
+    settings = settings.model_copy(update={"engine": EngineSettings(device="cuda:0")})
+    supervisor = Supervisor(settings)
+    try:
+        with pytest.raises(Refused, match=r"cuda:0 cannot be used: CuPy.*or choose device cpu"):
+            supervisor.start()
+        assert not supervisor.acquire.ready
+    finally:
+        supervisor.stop()
+    toml = tmp_path / "site.toml"
+    toml.write_text('[camera]\npixel_size_nm = 0.02\n[engine]\ndevice = "cuda:0"\n', encoding="utf-8")
+    result = CliRunner().invoke(app, ["live", "--config", str(toml)])
+    assert isinstance(result.exception, DeviceError)
+    assert "starting" not in result.output
 
 
 def test_rubbish_on_the_wire_is_counted_and_the_stream_goes_on(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def write_result(path: Path) -> None:
             columns = Columns(yx_px, np.full(n, 2, np.float32), score, np.ones(n, np.uint8))
             tracked = tracker.update(index, index * 10**8, yx_px, score)
             result.add_frame(Seen(index, index * 10**8, 0, columns, np.zeros((1, 1)), tracked, {}))
-        result.add_events(tracker.finish())
+        tracker.finish()
         result.finish(tracker)
 
 

@@ -11,6 +11,7 @@ from scipy.spatial import cKDTree
 
 from stream.appearance import Picture
 from stream.drift import Shift
+from stream.histories import Histories
 from stream.hopping import Hop
 from stream.phantom_truth import Truth
 from stream.tracking import Tracker
@@ -221,6 +222,7 @@ class Session:
 
     tracker: Tracker
     pixel_nm: float = 0.02
+    histories: Histories | None = None  # kept as a replay keeps them
 
     def __post_init__(self) -> None:
         self.events: list[Hop] = []
@@ -235,6 +237,8 @@ class Session:
     ) -> Session:
         for index, t_ns, yx_px, *picture in frames:
             tracked = self.tracker.update(index, t_ns, yx_px, None, *picture)
+            if self.histories is not None:
+                self.histories.add(index, t_ns, tracked)
             self.events += tracked.events
             self.shifts[index] = tracked.shift
             self.evidence = tracked.evidence
@@ -260,13 +264,22 @@ class Session:
         distance, index = cKDTree(truth.yx_px).query(rest)
         return np.where(distance <= within_px, index, -1)
 
-    def score(self, truth: Kinetics, drift_yx_px: np.ndarray, dwell: int = 3, within: int = 2) -> Score:
+    def score(
+        self,
+        truth: Kinetics,
+        drift_yx_px: np.ndarray,
+        dwell: int = 3,
+        within: int = 2,
+        events: list[Hop] | None = None,
+    ) -> Score:
+        """Of the events settled so far, or of others at the same sites."""
+        events = self.events if events is None else events
         site = self.true_sites(truth, drift_yx_px)
         known = np.array([index for index, shift in self.shifts.items() if not shift.lost])
         truth = truth.seen(known)
         every, long = truth.switches(), truth.switches(dwell)
-        hops, moves = truth.hops(dwell), found_hops(self.events, site)
-        found = found_switches(self.events, site)
+        hops, moves = truth.hops(dwell), found_hops(events, site)
+        found = found_switches(events, site)
         name = np.where(site < 0, -2 - np.arange(len(site)), site)
         raw, live = (
             {(index, int(name[row]), arrival) for index, row, arrival in kept}

@@ -78,6 +78,7 @@ def session_of(
 def sites_of(yx_nm: np.ndarray) -> np.ndarray:
     sites = np.zeros(len(yx_nm), table_type(SITES))
     sites["site"] = np.arange(len(yx_nm))
+    sites["retired_frame"] = sites["merged_into"] = -1
     sites["y_nm"], sites["x_nm"] = yx_nm.T
     return sites
 

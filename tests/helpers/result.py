@@ -42,6 +42,6 @@ def write_result(path: Path) -> Tracker:
             )
             tracked = tracker.update(index, index * 10**8, yx_px, columns.score)
             result.add_frame(Seen(index, index * 10**8, 0, columns, np.zeros((1, 1)), tracked, {}))
-        result.add_events(tracker.finish())
+        tracker.finish()
         result.finish(tracker)
     return tracker

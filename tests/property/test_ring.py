@@ -54,7 +54,7 @@ def indices(items: list[Item]) -> list[int]:
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
-@given(st.lists(st.sampled_from(["put", "gap", "take", "release"]), max_size=80))
+@given(st.lists(st.sampled_from(["put", "gap", "take", "take two", "release"]), max_size=80))
 def test_every_index_is_delivered_or_in_a_gap_exactly_once(moves: list[str]) -> None:
     with ring("keep-newest") as (writer, reader):
         writer.put(HEADER)
@@ -68,8 +68,13 @@ def test_every_index_is_delivered_or_in_a_gap_exactly_once(moves: list[str]) -> 
             elif move == "gap":
                 writer.put(Gap(7, index, 3, "wire"))
                 index += 3
-            elif move == "take":
-                items = reader.take(0)
+            elif move.startswith("take"):
+                two = (
+                    (lambda recv_ns: (max(len(recv_ns) - 3, 0), min(len(recv_ns), 2)))
+                    if "two" in move
+                    else None
+                )
+                items = reader.take(0, two)
                 seen += indices(items)
                 leased += [i for i in items if isinstance(i, Frame)]
             elif leased:
@@ -113,6 +118,31 @@ def test_keep_newest_skips_to_the_newest_and_says_so() -> None:
         assert newest.index == 2
         assert newest.t_ns == 2000
         newest.release()
+
+
+def test_several_are_taken_where_they_are_asked_for() -> None:
+    with ring("keep-newest") as (writer, reader):
+        writer.put(HEADER)
+        reader.take(0)
+        for item in (frame(0), frame(1), Gap(7, 2, 4, "wire"), frame(6)):
+            writer.put(item)
+        asked: list[list[int]] = []
+
+        def one_then_two(recv_ns: np.ndarray) -> tuple[int, int]:
+            asked.append(recv_ns.tolist())
+            return 1, 1
+
+        skipped, second = reader.take(0, one_then_two)
+        assert asked == [[1, 2, 7]]
+        assert skipped == Gap(7, 0, 1, "skipped-live")
+        assert isinstance(second, Frame)
+        writer.put(frame(7))
+        gap, third, fourth = reader.take(0, lambda recv_ns: (0, 2))
+        assert gap == Gap(7, 2, 4, "wire")
+        assert [third.index, fourth.index] == [6, 7]
+        assert reader.take(0) == []
+        for held in (second, third, fourth):
+            held.release()
 
 
 def test_keep_all_waits_and_delivers_every_frame() -> None:

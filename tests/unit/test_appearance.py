@@ -161,13 +161,13 @@ def test_patches_are_means_over_squares_at_any_position(step):
     y, x = np.mgrid[:80, :80].astype(np.float32)
     yx = np.random.default_rng(8).uniform(30, 50, (20, 2))
     patches = np.empty((20, 25), np.float32)
-    _look(3 * y - 2 * x, yx, step, patches)
+    _look(3 * y - 2 * x, yx, np.ones(20, bool), step, patches)
     grid = step * np.stack(np.mgrid[-2:3, -2:3], -1).reshape(-1, 2)
     at = yx[:, None] + grid
     np.testing.assert_allclose(patches, 3 * at[..., 0] - 2 * at[..., 1], atol=1e-3)
     counts = np.zeros((80, 80), np.float32)
     counts[40, 40] = 1
-    _look(counts, np.array([[40.3, 39.6]]), step, patches[:1])
+    _look(counts, np.array([[40.3, 39.6]]), np.ones(1, bool), step, patches[:1])
     assert patches[0].sum() == pytest.approx(1 / step**2)
 
 

@@ -68,6 +68,17 @@ def test_a_latecomer_is_not_made_later_by_company() -> None:
     assert size.take(100, 1.0) == 1
 
 
+def test_what_comes_too_late_is_skipped_and_the_rest_waits() -> None:
+    size = BatchSize(0.01, 4)
+    assert size.choose([]) == (0, 0)
+    assert size.choose([5.0]) == (0, 1), "the newest is always seen"
+    for batch in (1, 2, 4, 1):
+        size.learn(batch, 1e-3 + 1e-3 * batch)
+    assert size.choose([9e-3, 8e-3, 1e-3, 1e-3, 0.0]) == (2, 2)
+    assert size.choose([0.0] * 9) == (0, 4)
+    assert size.choose([1.0, 1.0, 1.0]) == (2, 1)
+
+
 def test_costs_that_change_are_learnt_again() -> None:
     size = BatchSize(0.01, 16)
     for batch in (1, 2, 4) * 10:
@@ -100,6 +111,9 @@ class FakeFinder:
         self.under_way.append(frames)
         self.log.append((self.name, "start", frames[0]))
 
+    def close(self) -> None:
+        self.log.append((self.name, "close", threading.get_ident() == self.thread))
+
     def fetch(self) -> list[Any]:
         assert threading.get_ident() == self.thread
         assert self.gate.wait(30)
@@ -121,10 +135,12 @@ def two() -> Any:
         return make
 
     cards = Cards([maker("a"), maker("b")])
+    cards.begin(lambda opened: opened)
     yield cards, made, log
     for finder in made.values():
         finder.gate.set()
     cards.close()
+    assert [entry for entry in log if entry[1] == "close"] == [("a", "close", True), ("b", "close", True)]
 
 
 def test_order_is_kept_whichever_card_is_first(two: Any) -> None:
@@ -175,11 +191,35 @@ def test_an_error_comes_out_where_its_columns_would_have(two: Any) -> None:
     assert cards.fetch() == [2]
 
 
+def test_a_series_begins_on_every_card_when_nothing_is_under_way(two: Any) -> None:
+    cards, made, _ = two
+    for finder in made.values():
+        finder.gate.set()
+    cards.start([0])
+    with pytest.raises(ValueError, match="1 batches are under way"):
+        cards.begin(lambda opened: opened)
+    cards.fetch()
+    began: list[str] = []
+    cards.begin(lambda opened: began.append(opened.name) or opened)
+    assert sorted(began) == ["a", "b"]
+
+    def full(opened: Any) -> Any:
+        raise MemoryError("the card is full")
+
+    with pytest.raises(MemoryError):
+        cards.begin(full)
+    cards.start([0])
+    with pytest.raises(ValueError, match="no series has begun"):
+        cards.fetch()
+
+
 def test_a_card_that_cannot_be_opened_is_an_error_at_once() -> None:
     def make() -> FakeFinder:
         raise RuntimeError("there is no GPU 1")
 
+    log: list[tuple[str, str, Any]] = []
     with pytest.raises(RuntimeError, match="there is no GPU 1"):
-        Cards([make])
+        Cards([lambda: FakeFinder("a", log), make])
+    assert log == [("a", "close", True)], "what was opened already is closed again"
     with pytest.raises(ValueError, match="no cards"):
         Cards([])

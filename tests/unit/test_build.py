@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from engines import build
 from engines.build import build_plan, profiles, read_plan
 from engines.manifest import EngineMismatch, Manifest
-from engines.precision import in_precision, possible_precision, tolerance
-from engines.runtime import MODELS, list_engines, read_engine
+from engines.precision import _as_half, in_precision, possible_precision, tolerance
+from engines.runtime import MODELS, list_engines, read_engine, read_golden
 from stream.cli import app
 from stream.cli_engines import _shapes_yx
 from tests.helpers.needs import lacking
@@ -26,9 +26,9 @@ from tests.helpers.tiny_engine import make_tiny_engine
 WAYS = [
     (name, precision)
     for name in list_engines()
-    for precision in ("fp32", "fp16", "int8")
-    if precision
-    in {"fp32": ("fp32", "fp16"), "int8": ("int8",)}[Manifest.load(MODELS / f"{name}.toml").precision]
+    for precision in {"fp32": ("fp32", "fp16", "bf16", "fp8"), "int8": ("int8",)}[
+        Manifest.load(MODELS / f"{name}.toml").precision
+    ]
 ]
 
 
@@ -51,12 +51,53 @@ def maps(network: bytes, images: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(("name", "precision"), WAYS)
 def test_in_every_precision_it_is_the_same_network(name: str, precision: str) -> None:
     manifest, network, path = read_engine(name)
-    rewritten = in_precision(network, manifest, precision)
-    with np.load(path.with_name(manifest.golden)) as golden:
-        got = maps(rewritten, golden["input"])
-        assert got.dtype == np.float32
-        assert np.abs(got - golden["output"]).max() <= tolerance(manifest, precision)
+    example, expected = read_golden(path, manifest)
+    rewritten = in_precision(network, manifest, precision, example)
     assert (rewritten == network) == (precision == "fp32")
+    if precision == "bf16":  # no CPU program here has convolutions in it: its weights, in what all have
+        rewritten = in_fp32_again(rewritten)
+    got = maps(rewritten, example)
+    assert got.dtype == np.float32
+    assert np.abs(got - expected).max() <= tolerance(manifest, precision)
+
+
+def in_fp32_again(network: bytes) -> bytes:
+    """A bf16 network with its weights as they are, but computed in fp32."""
+    model = onnx.load_model_from_string(network)
+    bf16, fp32 = onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT
+    kinds = {t.data_type for t in model.graph.initializer}
+    assert bf16 in kinds
+    for tensor in model.graph.initializer:
+        if tensor.data_type == bf16:
+            values = (np.frombuffer(tensor.raw_data, "<u2").astype("<u4") << 16).view("<f4")
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values.reshape(tensor.dims), tensor.name))
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == bf16:
+                attribute.i = fp32
+    return model.SerializeToString()
+
+
+def test_bf16_is_rounded_to_the_nearest() -> None:
+    values = np.array([1.0, 1.00390625, 1.01171875, -3.1415927, 1e-30, 1e38, 65504.0], np.float32)
+    tensor = _as_half(values, "w", onnx.TensorProto.BFLOAT16, "tiny")
+    got = (np.frombuffer(tensor.raw_data, "<u2").astype("<u4") << 16).view("<f4")
+    np.testing.assert_array_equal(got[:3], np.array([1.0, 1.0, 1.015625], np.float32))  # ties to even
+    np.testing.assert_allclose(got, values, rtol=2**-8)
+
+
+def test_fp8_is_in_all_convolutions_but_the_first_and_the_last_and_needs_an_example() -> None:
+    manifest, network, path = read_engine("au-on-oxide-hrtem-fp32")
+    example, _ = read_golden(path, manifest)
+    graph = onnx.load_model_from_string(in_precision(network, manifest, "fp8", example)).graph
+    made = {output: node.op_type for node in graph.node for output in node.output}
+    sources = [
+        [made.get(name) for name in node.input[:2]] for node in graph.node if node.op_type.startswith("Conv")
+    ]
+    assert sources[1:-1] == [["DequantizeLinear"] * 2] * (len(sources) - 2)
+    assert "DequantizeLinear" not in (*sources[0], *sources[-1])
+    with pytest.raises(ValueError, match="fp8 takes its scales from an example"):
+        in_precision(network, manifest, "fp8")
 
 
 def test_no_unsigned_quantization_is_left() -> None:
@@ -117,10 +158,11 @@ def test_profiles_hold_every_shape_the_camera_can_send(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("rtx")
 @pytest.mark.parametrize(("name", "precision"), WAYS)
 def test_every_shipped_engine_is_built(name: str, precision: str, tmp_path: Path) -> None:
-    manifest, network, _ = read_engine(name)
+    manifest, network, where = read_engine(name)
     said: list[str] = []
     path, facts = build_plan(
-        manifest, network, tmp_path / "plans", precision=precision, shapes_yx=[(256, 256), (300, 512)],
+        manifest, network, tmp_path / "plans", example=read_golden(where, manifest)[0], precision=precision,
+        shapes_yx=[(256, 256), (300, 512)],
         flavour="tensorrt-rtx", say=said.append,
     )  # fmt: skip
     plan = read_plan(path)

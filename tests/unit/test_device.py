@@ -13,8 +13,8 @@ from engines.runtime import Engine, open_engine
 from stream.codecs import Encoding, WireError, decode, encode
 from stream.columns import Columns
 from stream.device import Device, DeviceError, open_device
-from stream.gpu.finder import DeviceFinder
-from stream.infer import ColumnFinder
+from stream.gpu.finder import STAGES, DeviceFinder
+from stream.infer import ColumnFinder, Found
 from stream.phantom import Phantom
 from tests.helpers.host_device import HostDevice
 
@@ -23,16 +23,17 @@ NAME = "au-on-oxide-hrtem-fp32"
 
 def test_the_cpu_is_chosen_where_there_is_no_card_and_it_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
-    assert open_device("cpu").index is None
+    assert open_device("cpu").cards == ()
     choice = open_device("auto")
-    assert choice.index is None
+    assert choice.cards == ()
     assert "CuPy does not import" in choice.reason
     with pytest.raises(DeviceError, match=r"cuda:0 cannot be used: CuPy does not import.*hopscope\[gpu\]"):
         open_device("cuda:0")
     with pytest.raises(DeviceError, match="cuda:1 cannot be used"):
         Device(1)
-    with pytest.raises(ValueError, match="unknown device"):
-        open_device("gpu")
+    for strange in ("gpu", "cuda:0,cpu", "cuda:0,", "cuda"):
+        with pytest.raises(ValueError, match="unknown device"):
+            open_device(strange)
 
 
 def test_a_card_that_can_be_used_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,10 +42,11 @@ def test_a_card_that_can_be_used_is_chosen(monkeypatch: pytest.MonkeyPatch) -> N
     runtime = SimpleNamespace(getDeviceCount=lambda: 2)
     card = SimpleNamespace(is_available=lambda: True, cuda=SimpleNamespace(runtime=runtime))
     monkeypatch.setitem(sys.modules, "cupy", card)  # type: ignore[arg-type]
-    assert open_device("auto").index == 0
-    assert open_device("cuda:1").index == 1
+    assert open_device("auto").cards == (0,)
+    assert open_device("cuda:1").cards == (1,)
+    assert open_device("cuda:1,cuda:0,cuda:1").cards == (1, 0)
     with pytest.raises(DeviceError, match="there are 2 GPUs, numbered from 0"):
-        open_device("cuda:2")
+        open_device("cuda:0,cuda:2")
     card.is_available = lambda: False
     assert "finds no NVIDIA driver" in open_device("auto").reason
 
@@ -69,8 +71,9 @@ def payload(counts: np.ndarray, algorithm: Any = "bslz4") -> Any:
     return encode(counts, algorithm), Encoding(counts.shape, counts.dtype, algorithm)
 
 
-def same(got: Columns | None, wanted: Columns, within_px: float = 0.01) -> None:
-    assert got is not None
+def same(found: Found | None, wanted: Columns, within_px: float = 0.01) -> None:
+    assert found is not None
+    got = found.columns
     assert len(got) == len(wanted) > 50
     assert np.abs(got.yx_px - wanted.yx_px).max() <= within_px
     np.testing.assert_allclose(got.score, wanted.score, atol=2e-3)
@@ -85,14 +88,18 @@ def test_the_columns_are_the_cpus(both: tuple[Any, Engine, Engine], finer: int) 
     frames = [phantom.render(i).repeat(finer, 0).repeat(finer, 1) for i in range(4)]
     bad = np.zeros(frames[0].shape, bool)
     bad[100:103] = True
-    finder = DeviceFinder(engine, device, frames[0].shape, frames[0].dtype, pixel_size_nm, 0.4, bad, most=3)
+    finder = DeviceFinder(
+        engine, device, frames[0].shape, frames[0].dtype, pixel_size_nm, 0.4, bad, 3, pictures=True
+    )
     cpu = ColumnFinder(on_cpu, frames[0].shape, pixel_size_nm, 0.4)
     wanted, images = zip(*[(c, i.copy()) for c, i in (cpu.find(f, bad) for f in frames)], strict=True)
     finder.start([payload(f) for f in frames[:3]])
     finder.start([payload(frames[3])])
-    np.testing.assert_allclose(finder.image(), images[3], atol=2e-2)
-    for got, one in zip(finder.fetch() + finder.fetch(), wanted, strict=True):
+    for got, one, image in zip(finder.fetch() + finder.fetch(), wanted, images, strict=True):
         same(got, one, 0.02)
+        assert got is not None
+        np.testing.assert_allclose(got.image, image, atol=2e-2)
+        assert set(got.stage_ms) == set(STAGES) - ({"resample"} if finer == 1 else set())
     finder.start([payload(frames[1], "none"), payload(frames[0], "lz4")])
     for got, one in zip(finder.fetch(), (wanted[1], wanted[0]), strict=True):
         same(got, one, 0.02)
@@ -113,7 +120,8 @@ def test_a_broken_payload_costs_itself_alone(both: tuple[Any, Engine, Engine]) -
     assert junk is None
     assert first is not None
     assert last is not None
-    np.testing.assert_array_equal(first.yx_px, last.yx_px)
+    np.testing.assert_array_equal(first.columns.yx_px, last.columns.yx_px)
+    assert first.image is None, "pictures travel only where they are asked for"
 
 
 def test_what_cannot_be_started_or_fetched_is_refused(both: tuple[Any, Engine, Engine]) -> None:
@@ -132,8 +140,8 @@ def test_what_cannot_be_started_or_fetched_is_refused(both: tuple[Any, Engine, E
     with pytest.raises(ValueError, match="with 2 under way"):
         finder.start([frame])
     for _ in range(2):
-        (columns,) = finder.fetch()
-        assert columns is not None
-        assert len(columns) == 0
+        (found,) = finder.fetch()
+        assert found is not None
+        assert len(found.columns) == 0
     with pytest.raises(ValueError, match="threshold"):
         DeviceFinder(engine, device, (64, 64), np.dtype("u2"), 0.02, threshold=2.0)

@@ -12,7 +12,7 @@ import pytest
 from stream.dwells import by_coordination, cut, seconds, site_dwells
 from stream.frame import RecordingError
 from stream.session import read_session
-from tests.helpers.kinetics import session_of, two_states
+from tests.helpers.kinetics import session_of, tables_session, two_states
 
 
 def told(dwells: np.ndarray) -> list[tuple[int, bool, int, int, bool, bool]]:
@@ -143,3 +143,41 @@ def test_a_file_that_is_no_result_is_refused(tmp_path: Path):
         read_session(tmp_path / "x.h5")
     with pytest.raises(FileNotFoundError):
         read_session(tmp_path / "absent.h5")
+
+
+def test_a_site_that_was_merged_is_told_as_the_one_it_is_part_of():
+    """Site 0 empties while its column stands a little off, as site 1; at 60 they are known to be one; site 2 leaves."""
+    state = states((0, 20), frames=100, sites=3)
+    state[:, 1] = False
+    state[20:60, 1] = True
+    state[50:, 2] = False
+    moved = session_of(state)
+    sites = moved.sites.copy()
+    sites["merged_into"][1], sites["retired_frame"][1] = 0, 60
+    events = np.zeros(4, moved.events.dtype)
+    events["frame"] = [20, 50, 70, 80]
+    events["t_ns"] = events["frame"] * 10**8
+    events["from_site"], events["to_site"] = (
+        [0, 2, 1, -1],
+        [1, -1, -1, 0],
+    )  # a hop onto itself, and back after a leave
+    index = np.arange(100)
+    dwells = site_dwells(tables_session(sites, events, index))
+    assert told(dwells) == [
+        (0, True, 0, 70, False, True),
+        (0, False, 70, 80, True, True),
+        (0, True, 80, 99, True, False),
+        (2, True, 0, 50, False, True),
+        (2, False, 50, 99, True, False),
+    ]
+    session = tables_session(sites, events, index)
+    assert (session.neighbours[1] == -1).all()
+    assert not (session.neighbours == 1).any()
+
+
+def test_nobody_looked_at_a_site_after_it_was_retired():
+    session = session_of(states(sites=2))
+    sites = session.sites.copy()
+    sites["retired_frame"][0] = 40
+    dwells = site_dwells(tables_session(sites, session.events, np.arange(100)))
+    assert told(dwells) == [(0, False, 0, 40, False, False), (1, True, 0, 99, False, False)]

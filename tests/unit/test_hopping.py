@@ -123,7 +123,7 @@ def test_unobserved_frames_decide_nothing_and_share_the_event():
 
 def occupancy(arrivals: float, departures: float, observed_s: float, occupied_s: float) -> Occupancy:
     numbers = (np.array([value]) for value in (observed_s, occupied_s, arrivals, departures))
-    return Occupancy(np.zeros(1, np.float32), *numbers, np.zeros(1, bool), 30)
+    return Occupancy(np.zeros(1, np.float32), *numbers, np.zeros(1, bool), 30, np.ones(1))
 
 
 def test_rates_are_switches_per_time_at_risk():
@@ -155,7 +155,7 @@ def test_hops_are_a_share_of_the_departures():
     p[:20, 1] = p[20:, 2] = p[:, 0] = 0.99  # from 1 to 2
     run(p, LINE, hopping)
     each = np.ones(4)
-    seen = Occupancy(np.zeros(4, np.float32), 4 * each, 2 * each, 0 * each, 1.0 * each, each > 1, 40)
+    seen = Occupancy(np.zeros(4, np.float32), 4 * each, 2 * each, 0 * each, 1.0 * each, each > 1, 40, each)
     hops = hopping.rates(seen)["hop"]
     assert hops.events == pytest.approx([0, 1, 0, 0], abs=0.1)
 

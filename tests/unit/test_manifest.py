@@ -26,7 +26,13 @@ def test_saved_and_loaded_again_it_is_the_same(tmp_path: Path) -> None:
         metrics={"f1 at 310": 0.987, "rms_pm": 6e22},
         zone_axes=(
             ZoneAxis(name='"graphene"', spacings_nm=(0.213, 0.213), angle_deg=60),
-            ZoneAxis(name="beside", spacings_nm=(0.3, 0.2), angle_deg=81.5, columns=False),
+            ZoneAxis(
+                name="beside",
+                spacings_nm=(0.3, 0.2),
+                angle_deg=81.5,
+                columns=False,
+                constant_range=(0.94, 1.06),
+            ),
         ),
     )
     manifest = Manifest.load(path)
@@ -54,11 +60,58 @@ def test_an_unknown_key_is_refused_and_the_nearest_named(tmp_path: Path) -> None
         ('{name = "a", spacings_nm = [0.2, inf], angle_deg = 60.0}', "spacings_nm"),
         ('{name = "a", spacings_nm = [0.2, 0.2], angle_deg = 180.0}', "angle_deg"),
         ('{name = "a", spacings_nm = [0.2, 0.2]}', "angle_deg"),
+        (
+            '{name = "a", spacings_nm = [0.2, 0.2], angle_deg = 60.0, constant_range = [1.02, 1.1]}',
+            "must hold 1",
+        ),
+        (
+            '{name = "a", spacings_nm = [0.2, 0.2], angle_deg = 60.0, constant_range = [1.1, 0.9]}',
+            "must hold 1",
+        ),
+        (
+            '{name = "a", spacings_nm = [0.2, 0.2], angle_deg = 60.0, constant_range = [0.5, 1.5]}',
+            "measures nothing",
+        ),
     ],
 )
 def test_an_impossible_lattice_is_refused_and_named(tmp_path: Path, axis: str, names: str) -> None:
     path = edited(make_tiny_engine(tmp_path), "zone_axes = []", f"zone_axes = [{axis}]")
     with pytest.raises(EngineMismatch, match=names):
+        Manifest.load(path)
+
+
+def test_an_engine_that_is_scaled_by_spacing_says_so_and_is_read_back(tmp_path: Path) -> None:
+    path = make_tiny_engine(tmp_path, nominal_spacing_px=12.0, spacing_px_range=(9.0, 16.0))
+    manifest = Manifest.load(path)
+    assert (manifest.nominal_spacing_px, manifest.spacing_px_range) == (12.0, (9.0, 16.0))
+    manifest.save(tmp_path / "again.toml")
+    assert Manifest.load(tmp_path / "again.toml") == manifest
+    assert Manifest.load(make_tiny_engine(tmp_path)).nominal_spacing_px is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "names"),
+    [
+        ("nominal_spacing_px = 12.0", "belong together"),
+        ("spacing_px_range = [9.0, 16.0]", "belong together"),
+        ("nominal_spacing_px = 8.0\nspacing_px_range = [9.0, 16.0]", "outside spacing_px_range"),
+        ("nominal_spacing_px = 12.0\nspacing_px_range = [16.0, 9.0]", "outside spacing_px_range"),
+        ("nominal_spacing_px = 1.5\nspacing_px_range = [1.0, 2.0]", "nearer than 2 px"),
+        ("nominal_spacing_px = 0.0\nspacing_px_range = [0.0, 2.0]", "nominal_spacing_px"),
+        ("nominal_spacing_px = 12.0\nspacing_px_range = [9.0, nan]", "spacing_px_range"),
+    ],
+)
+def test_an_impossible_spacing_is_refused_and_named(tmp_path: Path, lines: str, names: str) -> None:
+    path = edited(make_tiny_engine(tmp_path), "zone_axes = []", lines)
+    with pytest.raises(EngineMismatch, match=names):
+        Manifest.load(path)
+
+
+def test_an_engine_has_one_ruler(tmp_path: Path) -> None:
+    axis = ZoneAxis(name="graphene", spacings_nm=(0.2131, 0.2131), angle_deg=60)
+    path = make_tiny_engine(tmp_path, zone_axes=(axis,))
+    path = edited(path, "stride = 2", "stride = 2\nnominal_spacing_px = 12.0\nspacing_px_range = [9.0, 16.0]")
+    with pytest.raises(EngineMismatch, match="not both"):
         Manifest.load(path)
 
 

@@ -219,7 +219,7 @@ def test_emission_turns_detections_into_evidence():
     emission.add(3)
     ratio = emission.log_ratio(np.array([DETECTED, MISSED, UNOBSERVED]))
     np.testing.assert_allclose(ratio, [np.log(0.9 / 0.05), np.log(0.1 / 0.95), 0.0])
-    history = emission.log_ratio(np.array([[DETECTED], [MISSED]]), first=2)
+    history = emission.log_ratio(np.array([[DETECTED], [MISSED]]), np.array([2]))
     np.testing.assert_allclose(history[:, 0], ratio[:2])
 
 

@@ -56,7 +56,10 @@ def _of_repeat(hopping: Hopping, every: Occupancy, repeat: int) -> dict[str, Rat
     p, observed, occupied, arrivals, departures, fast = (array[mine] for array in per_site)
     few = Hopping(hopping.frame_period_s)
     few.see(np.zeros(SITES, np.uint8))
-    return few.rates(Occupancy(p, observed, occupied, arrivals, departures, fast, every.version), total=True)
+    return few.rates(
+        Occupancy(p, observed, occupied, arrivals, departures, fast, every.version, every.worth[mine]),
+        total=True,
+    )
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.1])

@@ -186,7 +186,8 @@ def test_a_proposed_site_is_one_once_columns_were_seen_there():
     for frame in range(6):
         sites.update(frame, there, np.ones(3), none)
     place = np.array([[112.0, 112.0]]) * PIXEL_NM
-    history, empty_frames = sites.propose(place)
+    begun = sites.propose(place)
+    history, empty_frames = begun.history, begun.empty_frames
     assert history.shape == (sites.memory - 1, 1)
     assert (history[-6:] == MISSED).all()  # it was in view, and nothing was there
     assert empty_frames == 0

@@ -48,7 +48,7 @@ export function showFacts(series) {
   const [ny, nx] = series.shape_yx;
   const facts = [
     ["series", series.series, "One acquisition, by the detector's own number"],
-    ["engine", series.engine, "The trained network that finds the columns"],
+    ["engine", series.engine, "The trained network that finds the columns, and what runs it"],
     ["frame", `${nx} × ${ny}`, "Width × height of each frame, in pixels"],
     ["pixel", series.pixel_size_nm ? `${(series.pixel_size_nm * 1000).toPrecision(3)} pm` : "unknown", "Pixel size at the specimen"],
     ["dose", series.dose_e_nm2 ? `${count(series.dose_e_nm2)} e/nm²` : "unknown", "Electrons per nm² in each frame"],
@@ -96,6 +96,8 @@ export function showFigures(status, page) {
   figure("Speed", "frames/s", Number.isFinite(status.frames_per_s) ? status.frames_per_s.toFixed(1) : "–", "Frames analysed per second, over the last seconds");
   figure("Speed", "latency p50", milliseconds(latency.p50), "From the socket to this page's message: half of the last frames were faster");
   figure("Speed", "latency p99", milliseconds(latency.p99), "From the socket to this page's message: 99 of 100 of the last frames were faster");
+  const { device, runs_on: runsOn, reason } = status.analysis ?? {};
+  if (device) figure("Speed", "analysis on", device, `Where the columns are found: ${runsOn}, because ${reason}`);
   figure("Specimen", "columns", count(counters.columns), "Column: atoms in a row along the beam, seen as one spot; found in the newest frame");
   figure("Specimen", "sites", count(counters.sites), "Site: a place where columns were seen often enough to be followed");
   figure("Specimen", "events", count(counters.events), "Appearances, disappearances and hops so far");

@@ -55,10 +55,10 @@ def test_the_normalization_is_the_streams(shape, sigma_px):
 
 def test_labels_of_a_batch_are_those_of_each_image():
     rng = np.random.default_rng(1)
-    truths = [Truth(rng.uniform(-3, 67, (n, 2)), np.full(n, 3), 0.018 + n * 1e-4, "") for n in (30, 0, 7)]
+    truths = [Truth(rng.uniform(-3, 67, (n, 2)), np.arange(n) % 3, 0.018 + n * 1e-4, "") for n in (30, 0, 7)]
     maps = column_maps(truths, 32, 0.45, 2, CPU).numpy()
     for truth, made in zip(truths, maps, strict=True):
-        expected = column_map(truth.yx_px, (32, 32), 0.45 / (10 * truth.sampling_nm), 2)
+        expected = column_map(truth.yx_px[truth.atoms > 0], (32, 32), 0.45 / (10 * truth.sampling_nm), 2)
         assert np.abs(made - expected).max() < 1e-4
 
 
@@ -74,7 +74,7 @@ def test_nothing_is_left_on_the_cpu(monkeypatch):
     made = [
         expose(intensity, sampling, there, None),
         atom_contrast(intensity, sampling),
-        transfer(there, 300e3),
+        transfer(there, 300e3, ImagingSettings().spacings_angstrom),
         DeviceNormalizer((64, 64), 20.0, meta)(intensity),
         column_maps([Truth(np.zeros((3, 2)), np.ones(3), 0.02, "")], 32, 0.45, 2, meta),
     ]

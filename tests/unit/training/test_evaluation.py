@@ -18,11 +18,11 @@ from training.dataset import Truth
 from training.evaluate import Score, validation_images
 from training.exitwave import CacheError
 from training.facts import PLACES, SpecimenFacts, distance_nm, specimen_facts
-from training.measure import COLUMN, FALSE, SINGLE, WHERE, Measured, Reader, measure
+from training.measure import COLUMN, FALSE, UNJUDGED, WHERE, Measured, Reader, measure
 from training.recipe import RecipeError, load_recipe, recipe_named
 from training.report import evaluate_engine, validation_subjects
-from training.shots import LEAST_AGREEMENT, LEAST_TRANSFER, MOST_SMEAR, Shot, shoot
-from training.specimen import SpecimenSettings, make_specimen
+from training.shots import LEAST_AGREEMENT, MOST_SMEAR, Shot, shoot
+from training.specimen import ParticleSettings, make_particle
 from training.zone_axes import known_zone_axes
 
 RECIPE = """
@@ -41,6 +41,7 @@ side_px = 96
 validation = 2
 crop_px = 64
 """
+LEAST_TRANSFER = 0.3  # the recipe's usable_transfer
 DOSES = (1000.0, 310.0, 30.0)
 
 
@@ -56,7 +57,9 @@ def tiny(tmp_path_factory):
 
 def test_a_specimens_atoms_are_those_of_every_version_so_far():
     """Exit waves on disk go by settings and seed: other draws would make their columns wrong without a word."""
-    specimen = make_specimen(SpecimenSettings(diameter_angstrom=(20.0, 50.0), stirred_fraction=0.7), 100_004)
+    specimen = make_particle(
+        ParticleSettings(diameter_angstrom=(20.0, 50.0), tilt_deg=(0.0, 3.0), stirred_fraction=0.7), 100_004
+    )
     assert (len(specimen.numbers), len(specimen.column_atoms)) == (3613, 324)
     assert specimen.xyz_angstrom.sum(0) == pytest.approx(
         [112179.61848770735, 119057.69897519573, 99458.29425824211], rel=1e-9
@@ -66,10 +69,10 @@ def test_a_specimens_atoms_are_those_of_every_version_so_far():
 
 @pytest.mark.parametrize(("zone", "full"), [("100", 8), ("110", 6), ("111", 6)])
 def test_places_of_columns_are_counted_in_the_crystal_whatever_its_tilt(zone, full):
-    settings = SpecimenSettings(
+    settings = ParticleSettings(
         zone_axes=(zone,), tilt_deg=(5.0, 5.0), empty_fraction=0.0, support_fraction=0.0
     )
-    facts, specimen = specimen_facts(settings, 3), make_specimen(settings, 3)
+    facts, specimen = specimen_facts(settings, 3), make_particle(settings, 3)
     assert facts.zone_axis == zone
     assert facts.tilt_deg == 5.0
     lattice = specimen.column_lattice_nm
@@ -77,8 +80,8 @@ def test_places_of_columns_are_counted_in_the_crystal_whatever_its_tilt(zone, fu
     assert apart[apart > 0].min() == pytest.approx(facts.spacing_nm, rel=1e-6)
     around = (apart < 1.5 * facts.spacing_nm).sum(1) - 1
     assert around.max() == full
-    assert ((facts.place == PLACES.index("bulk")) == (around == full)).all()
-    assert ((facts.place == PLACES.index("corner")) == (around <= full / 2)).all()
+    assert ((facts.place == PLACES["particle"].index("bulk")) == (around == full)).all()
+    assert ((facts.place == PLACES["particle"].index("corner")) == (around <= full / 2)).all()
     middle = specimen.column_yx_nm.mean(0)
     far = np.hypot(*(specimen.column_yx_nm - middle).T)
     assert far[facts.place == 0].mean() < far[facts.place > 0].mean()
@@ -86,10 +89,10 @@ def test_places_of_columns_are_counted_in_the_crystal_whatever_its_tilt(zone, fu
 
 def test_smear_is_the_tallest_columns_and_grows_with_the_tilt():
     def smear(tilt_deg):
-        settings = SpecimenSettings(
+        settings = ParticleSettings(
             zone_axes=("110",), tilt_deg=(tilt_deg, tilt_deg), empty_fraction=0.0, support_fraction=0.0
         )
-        return specimen_facts(settings, 5).smear, make_specimen(settings, 5)
+        return specimen_facts(settings, 5).smear, make_particle(settings, 5)
 
     level, _ = smear(0.0)
     tilted, specimen = smear(2.0)
@@ -104,7 +107,7 @@ def test_distance_to_the_support_is_periodic_and_infinite_without_one():
     assert distance_nm(np.array([[0.1, 0.1]]), np.array([[1.9, 0.1]]), 2.0) == pytest.approx([0.2])
     assert np.isinf(distance_nm(np.array([[0.1, 0.1]]), np.zeros((0, 2)), 2.0)).all()
     assert distance_nm(np.array([[-1e-20, 0.0]]), np.array([[0.0, 0.3]]), 2.0) == pytest.approx([0.3])
-    beside = SpecimenSettings(empty_fraction=0.0, support_fraction=1.0, tilt_deg=(0.0, 0.0))
+    beside = ParticleSettings(empty_fraction=0.0, support_fraction=1.0, tilt_deg=(0.0, 0.0))
     facts = specimen_facts(beside, 0)
     assert np.isfinite(facts.support_nm).all()
     assert len(facts.support_yx_nm) > 100
@@ -181,7 +184,7 @@ def scene() -> Shot:
         support_yx_nm=support * 0.02,
     )
     counts = {dose: np.ones((96, 96), np.float32) for dose in (310.0, 30.0)}
-    return Shot(0, 0, facts, Truth(yx, atoms, 0.02, "nine"), support, 5.0, 0.5, 1.0, counts)
+    return Shot(0, 0, facts, Truth(yx, atoms, 0.02, "nine"), support, 5.0, 0.5, 1.0, LEAST_TRANSFER, counts)
 
 
 def told(yx: list[tuple[float, float]], score: list[float]) -> Measured:
@@ -203,12 +206,12 @@ def test_every_report_is_counted_once_and_where_it_lies():
     assert row["f1"] == pytest.approx(2 / (2 + 7 + 3))
     assert row["rms_pm"] == pytest.approx(20)
     assert row["false_per_image"] == {"particle": 1, "support": 1, "vacuum": 1}
-    assert row["single_atoms"] == {"columns": 1, "found": 1, "recall": 1, "rms_pm": 0}
+    assert row["not_judged"] == {"columns": 1, "found": 1, "recall": 1, "rms_pm": 0}
     assert row["bulk"]["found"] == 0
     assert row["log"] is None
     kinds = reading.candidates["is_a"][reading.candidates["dose"] == 310]
-    assert sorted(kinds.tolist()) == sorted([COLUMN, COLUMN, SINGLE, FALSE, FALSE, FALSE])
-    assert set(reading.false["where"].tolist()) == set(range(len(WHERE)))
+    assert sorted(kinds.tolist()) == sorted([COLUMN, COLUMN, UNJUDGED, FALSE, FALSE, FALSE])
+    assert set(reading.false["where"].tolist()) == set(range(len(WHERE["particle"])))
 
 
 def test_groups_hold_every_column_once():
@@ -342,12 +345,12 @@ def test_a_recipe_is_found_by_the_name_in_the_manifest(tmp_path, monkeypatch):
 
 
 def test_the_shipped_engine_knows_the_lattices_its_recipe_simulates():
-    axes = {axis.name: axis for axis in known_zone_axes(SpecimenSettings())}
+    axes = {axis.name: axis for axis in known_zone_axes(ParticleSettings())}
     gold = axes["Au <110>"]
     assert gold.spacings_nm == pytest.approx((0.408 / np.sqrt(3), 0.408 / np.sqrt(3)), abs=1e-5)
     assert gold.angle_deg == pytest.approx(70.529, abs=1e-3)
     assert axes["Au <111>"].spacings_nm[0] == pytest.approx(0.408 / np.sqrt(8), abs=1e-5)
     assert not axes["CeO2 <100>"].columns
-    assert {axis.columns for axis in known_zone_axes(SpecimenSettings(support_fraction=0.0))} == {True}
+    assert {axis.columns for axis in known_zone_axes(ParticleSettings(support_fraction=0.0))} == {True}
     for shipped in MODELS.glob("au-on-oxide-hrtem*.toml"):
-        assert Manifest.load(shipped).zone_axes == known_zone_axes(SpecimenSettings())
+        assert Manifest.load(shipped).zone_axes == known_zone_axes(ParticleSettings())

@@ -22,6 +22,7 @@ from training.imaging import (
 )
 
 ENERGY_EV = 300e3
+SPACINGS = ImagingSettings().spacings_angstrom
 
 
 def conditions(count: int = 1, **changes) -> Conditions:
@@ -157,7 +158,7 @@ def test_atoms_are_bright_or_dark_as_transfer_says():
     for defocus in (-60.0, 60.0):
         lens = conditions(defocus_angstrom=defocus, focal_spread_angstrom=20.0)
         image = optics(wave, torch.tensor([0.2]), lens, ENERGY_EV, generator_for(0))[0]
-        sign = float(transfer(lens, ENERGY_EV))
+        sign = float(transfer(lens, ENERGY_EV, SPACINGS))
         assert np.sign(sign) == np.sign(float(image[32, 32]) - 1)
         assert abs(sign) > 0.3
         signs.add(np.sign(sign))
@@ -199,10 +200,12 @@ def test_both_cameras_blur_the_signal_alike():
 def test_conditions_keep_away_from_the_reversal_and_hold_both_contrasts():
     settings = ImagingSettings()
     drawn = draw_conditions(settings, 300, ENERGY_EV, generator_for(3))
-    sign = transfer(drawn, ENERGY_EV)
+    sign = transfer(drawn, ENERGY_EV, SPACINGS)
     assert len(drawn) == 300
     assert float(sign.abs().min()) >= settings.min_transfer
-    assert float(transfer(conditions(defocus_angstrom=150.0), ENERGY_EV)) == 0  # reversed within the band
+    assert (
+        float(transfer(conditions(defocus_angstrom=150.0), ENERGY_EV, SPACINGS)) == 0
+    )  # reversed within the band
     assert 0.2 < float((sign > 0).float().mean()) < 0.8
     dose = drawn.dose_e_angstrom2
     assert 10 <= float(dose.min()) < 20

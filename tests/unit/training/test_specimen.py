@@ -17,16 +17,16 @@ from training.exitwave import (
     simulate,
 )
 from training.specimen import (
+    ParticleSettings,
     Specimen,
-    SpecimenSettings,
     columns_of,
     grow_particle,
     lattice_constant_angstrom,
-    make_specimen,
+    make_particle,
     zone_rotation,
 )
 
-SMALL = SpecimenSettings(side_px=96, diameter_angstrom=(9.0, 11.0), support_fraction=0.0, empty_fraction=0.0)
+SMALL = ParticleSettings(side_px=96, diameter_angstrom=(9.0, 11.0), support_fraction=0.0, empty_fraction=0.0)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_columns_of_a_known_crystal(zone, spacing, per_cell_area):
 
 
 def test_a_particle_is_compact_and_its_columns_are_where_its_atoms_are():
-    specimen = make_specimen(SMALL, 5)
+    specimen = make_particle(SMALL, 5)
     assert specimen.column_atoms.sum() == len(specimen.numbers) == len(specimen.xyz_angstrom)
     weighted = (specimen.column_yx_nm * specimen.column_atoms[:, None]).sum(0) / specimen.column_atoms.sum()
     assert weighted == pytest.approx(specimen.xyz_angstrom[:, 1::-1].mean(0) / 10, abs=1e-12)
@@ -64,18 +64,18 @@ def test_a_particle_is_compact_and_its_columns_are_where_its_atoms_are():
 
 
 def test_same_seed_same_specimen_and_other_seed_another():
-    a, b, c = (make_specimen(SMALL, seed) for seed in (3, 3, 4))
+    a, b, c = (make_particle(SMALL, seed) for seed in (3, 3, 4))
     assert np.array_equal(a.xyz_angstrom, b.xyz_angstrom)
     assert a.xyz_angstrom.shape != c.xyz_angstrom.shape or not np.array_equal(a.xyz_angstrom, c.xyz_angstrom)
 
 
 def test_supports_are_not_labelled_and_do_not_overlap_the_particle():
-    settings = SpecimenSettings(
+    settings = ParticleSettings(
         side_px=160, diameter_angstrom=(14.0, 16.0), support_fraction=1.0, empty_fraction=0.0
     )
     kinds = set()
     for seed in range(8):
-        specimen = make_specimen(settings, seed)
+        specimen = make_particle(settings, seed)
         gold = specimen.numbers == 79
         kinds.add(specimen.kind.partition(", ")[2])
         assert specimen.column_atoms.sum() == gold.sum()
@@ -117,7 +117,7 @@ def test_the_cache_gives_back_what_was_simulated_and_says_what_is_corrupt(tmp_pa
     path = cache_path(tmp_path, SMALL, waves, 1)
     simulate(SMALL, waves, 1, path)
     first = load_wave(path)
-    direct = exit_wave(make_specimen(SMALL, 1), 96, waves)
+    direct = exit_wave(make_particle(SMALL, 1), 96, waves)
     assert np.array_equal(first.wave, direct.wave)
     assert np.array_equal(first.column_yx_nm, direct.column_yx_nm)
     assert cache_path(tmp_path, SMALL, waves, 2) != path

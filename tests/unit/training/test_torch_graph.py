@@ -20,7 +20,7 @@ from training.networks import NetworkName
 from training.untrained import write_untrained
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_it_gives_the_golden_output(precision: Precision) -> None:
     manifest, network, path = read_engine("au-on-oxide-hrtem-fp32")
     kept = Kept(TorchNetwork(network, precision, None))

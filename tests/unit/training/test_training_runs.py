@@ -16,7 +16,10 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 pytest.importorskip("abtem")
 
+from threadpoolctl import threadpool_info, threadpool_limits
+
 import training.train as training_run
+from stream.columns import Columns
 from tests.helpers.tiny_recipe import write_recipe
 from training.checkpoint import Checkpoint, TrainingError
 from training.curves import Curve, EarlyStopping
@@ -107,11 +110,63 @@ def test_what_is_written(cache, tmp_path):
     assert not list((tmp_path / "out").rglob("*.part"))
 
 
+STEM_RECIPE = """
+name = "tiny-stem"
+[engine]
+description = "for tests"
+[stem]
+[lattice]
+names = ["MoS2"]
+[validation_lattice]
+names = ["WS2"]
+[data]
+validation = 2
+crop_px = 64
+batch = 2
+doses_e_angstrom2 = [10000.0, 1000.0]
+[train]
+steps = {steps}
+checkpoint_every = 1
+bf16 = false
+"""
+
+
+def test_stem_images_train_a_network_of_several_classes(tmp_path):
+    """By a worker, and without any exit wave."""
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(STEM_RECIPE.format(steps=2), encoding="utf-8")
+    cache = tmp_path / "cache"
+    whole = Checkpoint.load(run(recipe, tmp_path / "whole", cache=cache, workers=1))
+    assert not cache.exists()
+    classes = 1 + len(whole.recipe.classes)
+    assert whole.network["head.bias"].shape == (classes,) == (5,)
+    (row,) = rows(tmp_path / "whole/validation.csv")
+    assert list(row) == ["step", "f1_10000_e_angstrom2", "f1_1000_e_angstrom2"]
+    assert (tmp_path / "whole/samples/step-000002.png").exists()
+    with pytest.raises(TrainingError, match="of 4 classes, this recipe trains a slim16_s2 of 1"):
+        run(write_recipe(tmp_path), tmp_path / "other", start_from=tmp_path / "whole/checkpoint.pt")
+
+
+def test_a_process_that_makes_images_has_one_thread_everywhere():
+    class Threads(torch.utils.data.Dataset):
+        def __getitem__(self, _: int) -> list[int]:
+            return [torch.get_num_threads(), *(pool["num_threads"] for pool in threadpool_info())]
+
+    with threadpool_limits(2):
+        loader = torch.utils.data.DataLoader(
+            Threads(), batch_size=None, sampler=[0], num_workers=1, worker_init_fn=training_run._one_thread
+        )
+        (threads,) = loader
+    assert len(threads) > 1
+    assert set(threads) == {1}
+
+
 def test_pictures_mark_what_is_there_and_what_was_found(tmp_path):
     image = np.zeros((64, 64), np.float32)
     truth = Truth(np.array([[10.0, 20.0]]), np.array([3]), 0.02, "")
-    found = np.array([[40.0, 50.0], [10.0, 50.0]]), np.array([0.9, 0.4]), truth
-    draw_samples(tmp_path / "s.png", {100.0: [(image, truth)]}, {100.0: [found]})
+    yx, score = np.array([[40.0, 50.0], [10.0, 50.0]], np.float32), np.array([0.9, 0.4], np.float32)
+    found = Columns(yx, np.full(2, np.nan, np.float32), score, np.ones(2, np.uint8))
+    draw_samples(tmp_path / "s.png", {100.0: [(image, truth)]}, {100.0: [(found, truth)]})
     with Image.open(tmp_path / "s.png") as sheet:
         pixels = np.asarray(sheet)
     for colour, y, x in ((_TRUE, 10, 20), (_FOUND, 40, 50)):

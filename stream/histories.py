@@ -1,0 +1,145 @@
+"""What every site went through, frame by frame: the group /occupancy of a result file."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+
+from stream.drift import Shift
+from stream.tracking import Tracked
+
+_BLOCK = 256  # frames written at once
+_EMPTY = (
+    -1.0
+)  # log ratio of a frame that had a place in view before it was a site: little, but there are many
+_SITES = {
+    "p": "P(occupied | all frames so far); NaN before the site was known and while it is retired",
+    "log_ratio": "log P(this frame | occupied) / P(this frame | empty); NaN where the site was not observed",
+    "smoothed": "P(occupied | all frames of the series)",
+}
+
+
+class Histories:
+    """Writes the group while frames come in, and gives it back for the look in hindsight.
+
+    Attributes
+    ----------
+    frame, t_ns : (n,) i8, of the frames so far.
+    sites : number of them so far.
+    """
+
+    def __init__(self, file: h5py.File) -> None:
+        self._group = group = file.create_group("occupancy")
+        group.attrs["description"] = "Every site in every frame; row: frame, column: site"
+        for name, meaning in (("frame", "index of the frame"), ("t_ns", "detector's clock, ns")):
+            group.create_dataset(name, (0,), "<i8", maxshape=(None,)).attrs["meaning"] = meaning
+        for name, meaning in _SITES.items():
+            table = group.create_dataset(
+                name, (0, 0), "<f2", maxshape=(None, None), chunks=(4 * _BLOCK, 32),
+                compression="gzip", compression_opts=1, shuffle=True, fillvalue=np.float16(np.nan),
+            )  # fmt: skip
+            table.attrs["meaning"] = meaning
+        self._frames: list[int] = []
+        self._times_ns: list[int] = []
+        self._p: list[np.ndarray] = []  # of the rows not written yet
+        self._log_ratio: list[np.ndarray] = []
+        self._shifts: list[Shift] = []
+        self._begun: list[
+            tuple[int, int, np.ndarray, int]
+        ] = []  # row, site, evidence before it, frames empty before
+        self._sites = 0
+
+    @property
+    def sites(self) -> int:
+        return self._sites
+
+    @property
+    def frame(self) -> np.ndarray:
+        return np.array(self._frames, np.int64)
+
+    @property
+    def t_ns(self) -> np.ndarray:
+        return np.array(self._times_ns, np.int64)
+
+    def add(self, frame: int, t_ns: int, tracked: Tracked) -> None:
+        """Take what is known of the sites after a frame."""
+        row = len(self._frames)
+        for past in tracked.begun:
+            for k, site in enumerate(past.site.tolist()):
+                before = past.log_ratio[:, k].astype(np.float32)
+                self._begun.append((row, site, before, int(past.empty_frames[k])))
+        self._sites = len(tracked.evidence)
+        self._frames.append(frame)
+        self._times_ns.append(t_ns)
+        self._shifts.append(tracked.shift)
+        p = np.where(tracked.followed, tracked.occupancy.p_occupied, np.nan)
+        self._p.append(p.astype(np.float16))
+        self._log_ratio.append(np.where(tracked.observed, tracked.evidence, np.nan).astype(np.float16))
+        if len(self._p) == _BLOCK:
+            self.write()
+
+    def write(self) -> None:
+        """Put what is held back into the file."""
+        first = len(self._frames) - len(self._p)
+        if not self._p:
+            return
+        for name, values in (("frame", self._frames[first:]), ("t_ns", self._times_ns[first:])):
+            table = self._table(name)
+            table.resize(len(self._frames), axis=0)
+            table[first:] = values
+        for name, rows in (("p", self._p), ("log_ratio", self._log_ratio)):
+            block = np.full((len(rows), self._sites), np.nan, np.float16)
+            for row, values in zip(block, rows, strict=True):
+                row[: len(values)] = values
+            self._put(name, first, block)
+            rows.clear()
+
+    def log_ratio(self, rows: slice, sites: slice) -> np.ndarray:
+        """(rows, sites) f8, also from before a site was known; NaN where it was not observed."""
+        self.write()
+        table = self._table("log_ratio")
+        out = np.full((rows.stop - rows.start, sites.stop - sites.start), np.nan)
+        stop = min(sites.stop, table.shape[1])
+        out[:, : stop - sites.start] = table[rows, sites.start : stop]
+        for row, site, history, empty in self._begun:
+            if (
+                sites.start <= site < sites.stop
+                and row - len(history) - empty < rows.stop
+                and row > rows.start
+            ):
+                before = np.concatenate([np.full(min(empty, row), _EMPTY), history])[-row:]
+                begin = row - len(before)
+                low, high = max(begin, rows.start), min(row, rows.stop)
+                out[low - rows.start : high - rows.start, site - sites.start] = before[
+                    low - begin : high - begin
+                ]
+        return out
+
+    def shift(self, row: int) -> Shift:
+        """Where the specimen was."""
+        return self._shifts[row]
+
+    def correct(self, first_row: int, log_ratio: np.ndarray) -> None:
+        """Evidence found later, of rows from `first_row` on, (rows, m); what is inf stays as it was."""
+        rows = slice(first_row, first_row + len(log_ratio))
+        before = self.log_ratio(rows, slice(0, log_ratio.shape[1]))
+        self._put("log_ratio", first_row, np.where(np.isinf(log_ratio), before, log_ratio).astype(np.float16))
+
+    def corrected(self, rows: int) -> None:
+        """The first rows, so many, were: what was told of sites before they were known is in the file now."""
+        self._begun = [past for past in self._begun if past[0] > rows]
+
+    def keep_smoothed(self, first_row: int, p_occupied: np.ndarray) -> None:
+        """Write P(occupied | all frames) of rows from `first_row` on, (rows, m)."""
+        self._put("smoothed", first_row, p_occupied.astype(np.float16))
+
+    def _put(self, name: str, first: int, block: np.ndarray) -> None:
+        table = self._table(name)
+        table.resize((max(table.shape[0], first + len(block)), max(table.shape[1], block.shape[1])))
+        table[first : first + len(block), : block.shape[1]] = block
+
+    def _table(self, name: str) -> h5py.Dataset:
+        table = self._group[name]
+        if not isinstance(table, h5py.Dataset):
+            raise TypeError(f"occupancy/{name} is no dataset")
+        return table

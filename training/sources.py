@@ -1,0 +1,56 @@
+"""Where a recipe's images come from: exit waves made once and imaged anew, or STEM scenes drawn afresh."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from training.dataset import TrainingImages, Truth, draw_scene, photograph, training_waves, validation_waves
+from training.device_images import DeviceImages
+from training.evaluate import validation_images
+from training.exitwave import exit_waves
+from training.recipe import Recipe
+from training.stem_images import StemImages, stem_validation_images
+
+Shown = dict[float, list[tuple[np.ndarray, Truth]]]  # dose in e/Å² -> normalized images and truths
+_CALIBRATION = 120  # images that int8 scales are taken from: of training specimens
+
+
+def make_waves(recipe: Recipe, cache: Path, workers: int) -> None:
+    """Simulate the training exit waves that are not on disk; a recipe of STEM images needs none."""
+    if recipe.stem is None:
+        training_waves(recipe, cache, workers)
+
+
+def training_images(
+    recipe: Recipe, cache: Path, stride: int, device: torch.device
+) -> TrainingImages | DeviceImages | StemImages:
+    """Number -> images and label maps, for a network on a device; exit waves (`make_waves`) are on disk.
+
+    Made on a GPU if the network is there, but for STEM images, which are made on the CPU and are to be moved.
+    """
+    if recipe.stem is not None:
+        return StemImages(recipe, stride)
+    if device.type == "cuda":
+        return DeviceImages(recipe, training_waves(recipe, cache), stride, device)
+    return TrainingImages(recipe, cache, stride)
+
+
+def judged_images(recipe: Recipe, cache: Path) -> Shown:
+    """The validation images at every dose, of specimens that are never trained on."""
+    if recipe.stem is not None:
+        return stem_validation_images(recipe)
+    return validation_images(recipe, validation_waves(recipe, cache))
+
+
+def calibration_images(recipe: Recipe, cache: Path) -> np.ndarray:
+    """Images of training specimens that no training has seen, (n, 1, ny, nx) f4 normalized."""
+    if recipe.stem is not None:
+        images = StemImages(recipe, 1)
+        steps = range(recipe.train.steps, recipe.train.steps + -(-_CALIBRATION // recipe.data.batch))
+        return np.concatenate([images[step][0].numpy() for step in steps])
+    waves = exit_waves(recipe.specimen, recipe.waves, range(min(_CALIBRATION, recipe.data.training)), cache)
+    scene = draw_scene(waves, recipe, [recipe.train.seed, _CALIBRATION])
+    return photograph(scene, recipe, [recipe.train.seed, _CALIBRATION]).numpy()
