@@ -26,18 +26,26 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, curves and the engine.")],
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in that folder.")] = False,
     start_from: Annotated[Path | None, typer.Option(help="A checkpoint whose weights to begin with.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="In place of the recipe's: of first weights and images.", min=0)
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, or a card like cuda:0; several: torchrun -m training.train.")
+    ] = "auto",
     cache: Annotated[Path, typer.Option(help="Folder of exit waves.")] = Path("training/cache"),
     as_json: Json = False,
 ) -> None:
     """Train a network on simulated images and export it as an engine (needs the training extra)."""
     with _training_extra():
+        from training.checkpoint import TrainingError
         from training.exitwave import CacheError
         from training.export import export as export_engine
         from training.recipe import RecipeError, load_recipe
-        from training.train import TrainingError
         from training.train import train as run
     try:
-        checkpoint = run(recipe, out, cache=cache, resume=resume, start_from=start_from)
+        checkpoint = run(
+            recipe, out, cache=cache, resume=resume, start_from=start_from, seed=seed, device=device
+        )
         written = export_engine(checkpoint, load_recipe(recipe).name, out, cache=cache)
     except (RecipeError, TrainingError, CacheError) as error:
         raise SettingsError(str(error)) from None

@@ -23,6 +23,8 @@ from stream.terminal import (
 )  # fmt: skip
 
 results = typer.Typer()
+calibrate = typer.Typer(no_args_is_help=True, help="Measure a property of the instrument from a picture.")
+results.add_typer(calibrate, name="calibrate")
 RadiusPx = Annotated[
     float | None,
     typer.Option(help="Longest step of a track from frame to frame; else what is certain.", min=0.01),
@@ -188,3 +190,37 @@ def track(
         )
     write_tracks(csv, done.points, done.track)
     tell({"file": str(csv), **done.summary()}, as_json)
+
+
+@calibrate.command(epilog="Example: hopscope calibrate mtf vacuum.dm4 --png mtf.png")
+def mtf(
+    image: Annotated[Path, typer.Argument(help="Vacuum, or a stack of it, as the camera gave it.")],
+    region: Annotated[
+        str | None, typer.Option(help="The part that is vacuum, in pixels: y0:y1,x0:x1.")
+    ] = None,
+    png: Annotated[Path | None, typer.Option(help="Write a picture of the spectrum and the fit.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fit the camera's modulation transfer function to the noise of vacuum; prints lines for a recipe's [imaging]."""
+    from stream.mtf import calibrate_mtf, draw_mtf
+
+    fitted = calibrate_mtf(image, _region(region))
+    if png is not None:
+        draw_mtf(png, fitted)
+    if as_json:
+        typer.echo(json.dumps(fitted.summary()))
+    else:
+        typer.echo("\n".join(fitted.recipe_lines()))
+
+
+def _region(text: str | None) -> tuple[slice, slice] | None:
+    """`0:512,100:600` -> the slices along y and x."""
+    if text is None:
+        return None
+    ends = [side.split(":") for side in text.split(",")]
+    if [len(side) for side in ends] != [2, 2] or not all(
+        end.strip().isdecimal() for side in ends for end in side
+    ):
+        raise typer.BadParameter(f"expected y0:y1,x0:x1 in pixels, got {text!r}", param_hint="--region")
+    (y0, y1), (x0, x1) = ((int(first), int(last)) for first, last in ends)
+    return slice(y0, y1), slice(x0, x1)

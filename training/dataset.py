@@ -50,8 +50,17 @@ class Truth:
 
 
 @dataclass(frozen=True, slots=True)
+class Placing:
+    """How an image is moved: rolled by (y, x) pixels, then transposed or not, then mirrored or not along y and x."""
+
+    shift_px: tuple[int, int]
+    transposed: bool
+    mirrored: tuple[bool, bool]
+
+
+@dataclass(frozen=True, slots=True)
 class Scene:
-    """Exit waves as a lens shows them, before any noise.
+    """Exit waves as a lens shows them, before any noise; on the device they were imaged on.
 
     Attributes
     ----------
@@ -64,9 +73,9 @@ class Scene:
     truths: list[Truth]
 
 
-def training_waves(recipe: Recipe, cache: Path, workers: int = 2) -> None:
-    """Make sure that every training exit wave is on disk."""
-    exit_waves(recipe.specimen, recipe.waves, range(recipe.data.training), cache, workers)
+def training_waves(recipe: Recipe, cache: Path, workers: int = 2) -> list[ExitWave]:
+    """The training exit waves; afterwards every one is on disk."""
+    return exit_waves(recipe.specimen, recipe.waves, range(recipe.data.training), cache, workers)
 
 
 def validation_waves(recipe: Recipe, cache: Path, workers: int = 2) -> list[ExitWave]:
@@ -76,7 +85,11 @@ def validation_waves(recipe: Recipe, cache: Path, workers: int = 2) -> list[Exit
 
 
 def draw_scene(
-    waves: Sequence[ExitWave], recipe: Recipe, seed: Sequence[int], crop_px: int | None = None
+    waves: Sequence[ExitWave],
+    recipe: Recipe,
+    seed: Sequence[int],
+    crop_px: int | None = None,
+    resident: torch.Tensor | None = None,
 ) -> Scene:
     """Image each exit wave once, under usable conditions, at a random place, turned and mirrored at random.
 
@@ -89,32 +102,36 @@ def draw_scene(
     waves : all of one size.
     seed : of everything random here: conditions, place, orientation, amorphous film.
     crop_px : side of the images; None for the exit waves' own.
+    resident : the waves themselves, (b, ny, nx) c8, on the device that is to image them; None for the CPU.
     """
-    side = waves[0].wave.shape[0]
-    crop = crop_px or side
+    if resident is None:
+        resident = torch.from_numpy(np.stack([wave.wave for wave in waves]))
+    device, crop = resident.device, crop_px or resident.shape[-1]
     energy_ev, pending = recipe.waves.energy_ev, list(range(len(waves)))
-    done: dict[int, tuple[torch.Tensor, Conditions, Truth]] = {}
+    order: list[int] = []
+    truths: dict[int, Truth] = {}
+    shown: list[tuple[torch.Tensor, Conditions]] = []
     for attempt in range(_DRAWS):
-        rng, generator = np.random.default_rng([*seed, attempt]), generator_for(*seed, attempt)
+        rng, generator = np.random.default_rng([*seed, attempt]), generator_for(*seed, attempt, device=device)
         conditions = draw_conditions(recipe.imaging, len(pending), energy_ev, generator)
         moved = [_move(waves[i], rng, recipe.data.judged_atoms) for i in pending]
-        sampling = torch.tensor([10 * truth.sampling_nm for _, truth in moved])
-        images = torch.stack([torch.from_numpy(image) for image, _ in moved])
+        sampling = torch.tensor([10 * truth.sampling_nm for _, truth in moved], device=device)
+        images = torch.stack([_placed(resident[i], how) for i, (how, _) in zip(pending, moved, strict=True)])
         intensity = optics(images, sampling, conditions, energy_ev, generator)
-        contrast = atom_contrast(intensity, sampling).numpy()
-        for k, (i, (_, truth)) in enumerate(zip(pending, moved, strict=True)):
-            share = agreement(contrast[k], truth)
-            if share >= recipe.imaging.min_agreement or attempt == _DRAWS - 1:
-                one = conditions[torch.tensor([k])]
-                done[i] = intensity[k, :crop, :crop], one, _inside(truth, crop)
-        pending = [i for i in pending if i not in done]
+        shares = agreements(atom_contrast(intensity, sampling), [truth for _, truth in moved])
+        good = (shares >= recipe.imaging.min_agreement) | (attempt == _DRAWS - 1)
+        truths |= {pending[k]: _inside(moved[k][1], crop) for k in np.flatnonzero(good)}
+        kept = torch.from_numpy(np.flatnonzero(good)).to(device)
+        shown.append((intensity[kept, :crop, :crop], conditions[kept]))
+        order += [i for i, is_good in zip(pending, good, strict=True) if is_good]
+        pending = [i for i, is_good in zip(pending, good, strict=True) if not is_good]
         if not pending:
             break
-    shown = [done[i] for i in range(len(waves))]
+    back = torch.from_numpy(np.argsort(order)).to(device)
     return Scene(
-        torch.stack([intensity for intensity, _, _ in shown]),
-        join([conditions for _, conditions, _ in shown]),
-        [truth for _, _, truth in shown],
+        torch.cat([intensity for intensity, _ in shown])[back],
+        join([conditions for _, conditions in shown])[back],
+        [truths[i] for i in range(len(waves))],
     )
 
 
@@ -122,20 +139,24 @@ def photograph(
     scene: Scene, recipe: Recipe, seed: Sequence[int], dose_e_angstrom2: float | None = None
 ) -> torch.Tensor:
     """Normalized camera images (b, 1, ny, nx) f4 of a scene, at its own doses or at one for all."""
-    counts = exposures(scene, seed, dose_e_angstrom2)
-    sigma_px = recipe.data.normalize_sigma_nm / recipe.engine.nominal_nm_px
-    normalizer = Normalizer(counts.shape[1:], sigma_px)
+    counts = exposures(scene, seed, dose_e_angstrom2).numpy()
+    normalizer = Normalizer(counts.shape[1:], sigma_px(recipe))
     return torch.from_numpy(np.stack([normalizer(image) for image in counts]))[:, None]
 
 
-def exposures(scene: Scene, seed: Sequence[int], dose_e_angstrom2: float | None = None) -> np.ndarray:
+def sigma_px(recipe: Recipe) -> float:
+    """Width of the normalization in pixels of the network's sampling."""
+    return recipe.data.normalize_sigma_nm / recipe.engine.nominal_nm_px
+
+
+def exposures(scene: Scene, seed: Sequence[int], dose_e_angstrom2: float | None = None) -> torch.Tensor:
     """What the camera reports of a scene, (b, ny, nx) f4, at its own doses or at one for all."""
-    conditions = scene.conditions
+    conditions, device = scene.conditions, scene.intensity.device
     if dose_e_angstrom2 is not None:
-        doses = torch.full((len(conditions),), float(dose_e_angstrom2))
+        doses = torch.full((len(conditions),), float(dose_e_angstrom2), device=device)
         conditions = replace(conditions, dose_e_angstrom2=doses)
-    sampling = torch.tensor([10 * truth.sampling_nm for truth in scene.truths])
-    return expose(scene.intensity, sampling, conditions, generator_for(*seed)).numpy()
+    sampling = torch.tensor([10 * truth.sampling_nm for truth in scene.truths], device=device)
+    return expose(scene.intensity, sampling, conditions, generator_for(*seed, device=device))
 
 
 class TrainingImages(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -174,20 +195,24 @@ class TrainingImages(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]
         return photograph(scene, recipe, [*seed, 3]), torch.from_numpy(np.stack(labels))[:, None]
 
 
-def _move(wave: ExitWave, rng: np.random.Generator, judged_atoms: int) -> tuple[np.ndarray, Truth]:
-    """Roll a periodic exit wave, turn and mirror it, at random; the columns with it."""
+def _move(wave: ExitWave, rng: np.random.Generator, judged_atoms: int) -> tuple[Placing, Truth]:
+    """Draw how a periodic exit wave is rolled, turned and mirrored; the columns so moved."""
     side = wave.wave.shape[0]
     shift = rng.integers(side, size=2)
-    image = np.roll(wave.wave, shift, (0, 1))
     yx = (wave.column_yx_nm / wave.sampling_nm + shift + 0.5) % side - 0.5
-    if rng.random() < 0.5:
-        image, yx = image.T, yx[:, ::-1]
-    for axis in (0, 1):
-        if rng.random() < 0.5:
-            image = np.flip(image, axis)
-            yx = np.where(np.arange(2) == axis, side - 1 - yx, yx)
-    truth = Truth(yx, wave.column_atoms, wave.sampling_nm, wave.kind, judged_atoms)
-    return np.ascontiguousarray(image), truth
+    transposed, *mirrored = (bool(rng.random() < 0.5) for _ in range(3))
+    if transposed:
+        yx = yx[:, ::-1]
+    yx = np.where(mirrored, side - 1 - yx, yx)
+    placing = Placing((int(shift[0]), int(shift[1])), transposed, (mirrored[0], mirrored[1]))
+    return placing, Truth(yx, wave.column_atoms, wave.sampling_nm, wave.kind, judged_atoms)
+
+
+def _placed(image: torch.Tensor, placing: Placing) -> torch.Tensor:
+    """A square image so moved, wherever it is."""
+    image = torch.roll(image, placing.shift_px, (0, 1))
+    image = image.T if placing.transposed else image
+    return torch.flip(image, [axis for axis in (0, 1) if placing.mirrored[axis]])
 
 
 def _inside(truth: Truth, crop_px: int) -> Truth:
@@ -195,10 +220,12 @@ def _inside(truth: Truth, crop_px: int) -> Truth:
     return replace(truth, yx_px=truth.yx_px[inside], atoms=truth.atoms[inside])
 
 
-def agreement(contrast: np.ndarray, truth: Truth) -> float:
-    """The share of the judged columns that shows the commoner sign; 1 where there are none."""
-    y, x = np.rint(truth.yx_px[truth.judged]).astype(int).T
-    if len(y) == 0:
-        return 1.0
-    bright = float(np.mean(contrast[y % len(contrast), x % len(contrast)] > 0))
-    return max(bright, 1 - bright)
+def agreements(contrast: torch.Tensor, truths: Sequence[Truth]) -> np.ndarray:
+    """Per image the share of the judged columns that shows the commoner sign; 1 where there are none."""
+    side = contrast.shape[-1]
+    at = [np.rint(truth.yx_px[truth.judged]).astype(int).reshape(-1, 2) % side for truth in truths]
+    image = np.repeat(np.arange(len(at)), [len(yx) for yx in at])
+    index = torch.from_numpy(np.column_stack([image, np.concatenate(at)])).to(contrast.device)
+    bright = (contrast[index[:, 0], index[:, 1], index[:, 2]] > 0).cpu().numpy()
+    shares = np.array([bright[image == k].mean() if len(yx) else 1.0 for k, yx in enumerate(at)])
+    return np.maximum(shares, 1 - shares)

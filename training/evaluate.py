@@ -139,7 +139,8 @@ def network_maps(network: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
     @torch.inference_mode()
     def maps(images: np.ndarray) -> np.ndarray:
         network.eval()
-        return torch.softmax(network(torch.from_numpy(images)).float(), 1).numpy()
+        device = next(network.parameters()).device
+        return torch.softmax(network(torch.from_numpy(images).to(device)).float(), 1).cpu().numpy()
 
     return maps
 
@@ -170,20 +171,6 @@ def judge_columns(columns: Columns, truth: Truth, threshold: float) -> Score:
     """`judge` those of a score of `threshold` or more."""
     kept = columns.score >= threshold
     return judge(columns.yx_px[kept].astype(np.float64), truth, columns.kind[kept])
-
-
-def evaluate_network(
-    network: nn.Module,
-    shown: dict[float, list[tuple[np.ndarray, Truth]]],
-    recipe: Recipe,
-    threshold: float = 0.5,
-) -> dict[float, Score]:
-    """Scores by dose of a network at one threshold."""
-    maps = network_maps(network)
-    return {
-        dose: score_at(candidates(maps, network.stride, some, recipe), threshold)
-        for dose, some in shown.items()
-    }
 
 
 def best_threshold(by_dose: dict[float, list[tuple[Columns, Truth]]]) -> float:

@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from engines.manifest import Manifest
+from training.checkpoint import Checkpoint
 from training.dataset import DEFAULT_CACHE
 from training.evaluate import best_threshold, candidates, network_maps, score_at
 from training.networks import build_network
 from training.recipe import Recipe
 from training.sources import Shown, calibration_images, judged_images
-from training.train import Checkpoint
 from training.zone_axes import known_zone_axes
 
 log = logging.getLogger(__name__)

@@ -112,7 +112,7 @@ def join(parts: Sequence[Conditions]) -> Conditions:
 def draw_conditions(
     settings: ImagingSettings, count: int, energy_ev: float, generator: torch.Generator
 ) -> Conditions:
-    """Draw conditions for `count` images, all with |transfer| of at least `min_transfer`.
+    """Draw conditions for `count` images, all with |transfer| of at least `min_transfer`; on the generator's device.
 
     Raises
     ------
@@ -141,8 +141,9 @@ def _draw(settings: ImagingSettings, count: int, generator: torch.Generator) -> 
     """Conditions anywhere in the ranges."""
 
     def uniform(low: float, high: float) -> torch.Tensor:
-        return low + (high - low) * torch.rand(count, generator=generator)
+        return low + (high - low) * torch.rand(count, generator=generator, device=device)
 
+    device = generator.device
     dose = settings.dose_e_angstrom2
     return Conditions(
         defocus_angstrom=uniform(*settings.defocus_angstrom),
@@ -160,7 +161,7 @@ def _draw(settings: ImagingSettings, count: int, generator: torch.Generator) -> 
         counting=uniform(0, 1) < settings.counting_fraction,
         amorphous_angstrom=uniform(*settings.amorphous_angstrom)
         * (uniform(0, 1) < settings.amorphous_fraction),
-        uneven=settings.unevenness * (2 * torch.rand(count, 5, generator=generator) - 1),
+        uneven=settings.unevenness * (2 * torch.rand(count, 5, generator=generator, device=device) - 1),
     )
 
 
@@ -204,7 +205,7 @@ def transfer(conditions: Conditions, energy_ev: float, spacings_angstrom: Range)
     Usable conditions are those away from 0.
     """
     finest, coarsest = spacings_angstrom
-    q = torch.linspace(1 / coarsest, 1 / finest, 24)[None, None, :]
+    q = torch.linspace(1 / coarsest, 1 / finest, 24, device=conditions.defocus_angstrom.device)[None, None, :]
     across = torch.zeros_like(q)
     # the phase of a scattered wave is +90°: i · exp(-iχ) has the real part sin χ. Two directions for the astigmatism.
     along = [contrast_transfer(conditions, *axes, energy_ev) for axes in ((q, across), (across, q))]
@@ -215,8 +216,8 @@ def transfer(conditions: Conditions, energy_ev: float, spacings_angstrom: Range)
 
 def atom_contrast(intensity: torch.Tensor, sampling_angstrom: torch.Tensor) -> torch.Tensor:
     """How much brighter than its surroundings within about 1 Å each pixel is, (b, ny, nx)."""
-    ny, nx = intensity.shape[-2:]
-    q2 = torch.fft.fftfreq(ny)[:, None] ** 2 + torch.fft.rfftfreq(nx)[None, :] ** 2
+    (ny, nx), device = intensity.shape[-2:], intensity.device
+    q2 = torch.fft.fftfreq(ny, device=device)[:, None] ** 2 + torch.fft.rfftfreq(nx, device=device) ** 2
     surroundings = torch.exp(-2 * math.pi**2 * q2 / sampling_angstrom[:, None, None] ** 2)
     return intensity - torch.fft.irfft2(torch.fft.rfft2(intensity) * surroundings, s=(ny, nx))
 
@@ -229,9 +230,9 @@ def optics(
     generator: torch.Generator,
 ) -> torch.Tensor:
     """Mean intensity (b, ny, nx) f4 at the camera of exit waves (b, ny, nx) c8; periodic borders."""
-    ny, nx = waves.shape[-2:]
-    qy = torch.fft.fftfreq(ny)[None, :, None] / sampling_angstrom[:, None, None]
-    qx = torch.fft.fftfreq(nx)[None, None, :] / sampling_angstrom[:, None, None]
+    (ny, nx), device = waves.shape[-2:], waves.device
+    qy = torch.fft.fftfreq(ny, device=device)[None, :, None] / sampling_angstrom[:, None, None]
+    qx = torch.fft.fftfreq(nx, device=device)[None, None, :] / sampling_angstrom[:, None, None]
     if torch.any(conditions.amorphous_angstrom > 0):
         phase = _amorphous_phase(
             conditions.amorphous_angstrom, qx, qy, sampling_angstrom, energy_ev, generator
@@ -239,8 +240,8 @@ def optics(
         waves = waves * torch.polar(torch.ones_like(phase), phase)
     image = torch.fft.ifft2(torch.fft.fft2(waves) * contrast_transfer(conditions, qx, qy, energy_ev))
     intensity = image.real**2 + image.imag**2
-    y = torch.linspace(-0.5, 0.5, ny)[:, None]
-    x = torch.linspace(-0.5, 0.5, nx)[None, :]
+    y = torch.linspace(-0.5, 0.5, ny, device=device)[:, None]
+    x = torch.linspace(-0.5, 0.5, nx, device=device)[None, :]
     u = conditions.uneven[:, :, None, None]
     light = 1 + u[:, 0] * y + u[:, 1] * x + u[:, 2] * y**2 + u[:, 3] * x * y + u[:, 4] * x**2
     return intensity * light
@@ -248,8 +249,9 @@ def optics(
 
 def modulation_transfer(conditions: Conditions, ny: int, nx: int) -> torch.Tensor:
     """M(q) of the camera (b, ny, nx // 2 + 1) f4 at the frequencies of rfft2, q in units of the pixel."""
-    qy = torch.fft.fftfreq(ny)[:, None]
-    qx = torch.fft.rfftfreq(nx)[None, :]
+    device = conditions.mtf_c1.device
+    qy = torch.fft.fftfreq(ny, device=device)[:, None]
+    qx = torch.fft.rfftfreq(nx, device=device)[None, :]
     relative = torch.sqrt(qy**2 + qx**2) / 0.5  # of the Nyquist frequency
     c1, c2, c3 = (getattr(conditions, f"mtf_c{i}")[:, None, None] for i in (1, 2, 3))
     return (1 - c1) / (1 + (relative / (2 * c2)) ** c3) + c1
@@ -292,11 +294,11 @@ def _amorphous_phase(
     gamma = 1 + energy_ev / 510998.95
     atom = gamma * wavelength_angstrom(energy_ev) * 2.51 / (1 + (qx**2 + qy**2) / 0.44**2)
     per_area = torch.sqrt(thickness_angstrom * _CARBON_PER_ANGSTROM3) / sampling_angstrom
-    white = torch.randn(atom.shape, generator=generator)
+    white = torch.randn(atom.shape, generator=generator, device=atom.device)
     return torch.fft.ifft2(torch.fft.fft2(white) * atom * per_area[:, None, None]).real
 
 
-def generator_for(*key: int) -> torch.Generator:
-    """A torch generator seeded by any number of integers, well mixed."""
+def generator_for(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A torch generator seeded by any number of integers, well mixed; a GPU's draws other numbers than a CPU's."""
     state = np.random.SeedSequence(list(key)).generate_state(2, np.uint32)
-    return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
+    return torch.Generator(device).manual_seed(int(state[0]) << 32 | int(state[1]))

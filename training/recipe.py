@@ -52,7 +52,13 @@ class DataSettings(BaseModel):
 
 
 class TrainSettings(BaseModel):
-    """The descent: AdamW with a one-cycle rate, which rises over the first `warm_up` of the steps."""
+    """The descent: AdamW with a one-cycle rate, which rises over the first `warm_up` of the steps.
+
+    Attributes
+    ----------
+    patience : validations in a row without a better F1, averaged over doses, after which to stop and take the best;
+        0: never. Only those after the rate has come down to less than half its peak count.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -66,6 +72,21 @@ class TrainSettings(BaseModel):
     bf16: bool = True
     validate_every: int = Field(1000, ge=1)
     checkpoint_every: int = Field(500, ge=1)
+    patience: int = Field(0, ge=0)
+
+
+class GpuSettings(BaseModel):
+    """What is otherwise on a GPU, which takes more images at once; what is not given is as on a CPU.
+
+    Of several processes each has this `batch`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    batch: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1)
+    peak_rate: float | None = Field(None, gt=0)
+    validate_every: int | None = Field(None, ge=1)
 
 
 class EngineSettings(BaseModel):
@@ -103,6 +124,7 @@ class Recipe(BaseModel):
     validation_lattice: LatticeSettings = LatticeSettings()
     data: DataSettings = DataSettings()
     train: TrainSettings = TrainSettings()
+    gpu: GpuSettings = GpuSettings()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -153,6 +175,13 @@ class Recipe(BaseModel):
         if self.imaging.dose_e_angstrom2[0] <= 0:
             raise ValueError("imaging.dose_e_angstrom2 must be positive")
         return self
+
+    def followed_on(self, device: Literal["cpu", "cuda"]) -> Recipe:
+        """The recipe as it is followed on a device: without the section [gpu], which is taken in or left out."""
+        given = self.gpu.model_dump(exclude_none=True) if device == "cuda" else {}
+        batch = {key: given.pop(key) for key in ("batch",) if key in given}
+        data, train = self.data.model_copy(update=batch), self.train.model_copy(update=given)
+        return self.model_copy(update={"data": data, "train": train, "gpu": GpuSettings()})
 
 
 def _check_stem(stem: StemSettings, lattice: LatticeSettings, validation: LatticeSettings) -> None:

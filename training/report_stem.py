@@ -146,8 +146,8 @@ def _markdown(report: dict[str, Any]) -> Iterable[str]:
         f"{report['images']} simulated images of the validation set of `{report['recipe']}`, each at every dose. "
         f"Trained on: {', '.join(report['trained_on'])}; lattices, dopants or seeds of the validation set are "
         "others. A column is found within half the median distance of nearest columns, whatever its class; class: "
-        "share of those found that are reported as what they are. Columns too faint for the "
-        "recipe's `least_contrast` count neither way. "
+        "share of those found that are reported as what they are. Columns too faint for the recipe's `least_contrast` "
+        "count neither way. "
         f"LoG: a Laplacian of Gaussian tuned on each of the first {report['log_images']} images knowing the truth; "
         "beside it the engine on the same images."
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from training.dataset import Truth, agreement, draw_scene, exposures
+from training.dataset import Truth, agreements, draw_scene, exposures
 from training.evaluate import VALIDATION
 from training.exitwave import CacheError, ExitWave
 from training.facts import SpecimenFacts
@@ -81,11 +81,11 @@ def shoot(
         for first in range(0, len(waves), _BATCH):
             scene = draw_scene(tagged[first : first + _BATCH], recipe, [VALIDATION + draw, first])
             counts = {
-                dose: exposures(scene, [VALIDATION + draw, first, int(dose)], dose)
+                dose: exposures(scene, [VALIDATION + draw, first, int(dose)], dose).numpy()
                 for dose in doses_e_angstrom2
             }
             sampling = torch.tensor([10 * truth.sampling_nm for truth in scene.truths])
-            contrast = atom_contrast(scene.intensity, sampling).numpy()
+            shares = agreements(atom_contrast(scene.intensity, sampling), scene.truths)
             weakest = transfer(
                 scene.conditions, recipe.waves.energy_ev, recipe.imaging.spacings_angstrom
             ).tolist()
@@ -99,7 +99,7 @@ def shoot(
                     support_yx_px=moved.yx_px[len(fact.place) :],
                     defocus_nm=float(scene.conditions.defocus_angstrom[k]) / 10,
                     transfer=weakest[k],
-                    agreement=agreement(contrast[k], moved),
+                    agreement=float(shares[k]),
                     least_transfer=recipe.imaging.usable_transfer,
                     counts={dose: images[k] for dose, images in counts.items()},
                 )

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from training.dataset import TrainingImages, Truth, draw_scene, photograph, training_waves, validation_waves
+from training.device_images import DeviceImages
 from training.evaluate import validation_images
 from training.exitwave import exit_waves
 from training.recipe import Recipe
@@ -17,13 +18,23 @@ Shown = dict[float, list[tuple[np.ndarray, Truth]]]  # dose in e/Å² -> normali
 _CALIBRATION = 120  # images that int8 scales are taken from: of training specimens
 
 
+def make_waves(recipe: Recipe, cache: Path, workers: int) -> None:
+    """Simulate the training exit waves that are not on disk; a recipe of STEM images needs none."""
+    if recipe.stem is None:
+        training_waves(recipe, cache, workers)
+
+
 def training_images(
-    recipe: Recipe, cache: Path, stride: int
-) -> torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]:
-    """Step -> images and label maps; exit waves that are not on disk are made first."""
+    recipe: Recipe, cache: Path, stride: int, device: torch.device
+) -> TrainingImages | DeviceImages | StemImages:
+    """Number -> images and label maps, for a network on a device; exit waves (`make_waves`) are on disk.
+
+    Made on a GPU if the network is there, but for STEM images, which are made on the CPU and are to be moved.
+    """
     if recipe.stem is not None:
         return StemImages(recipe, stride)
-    training_waves(recipe, cache)
+    if device.type == "cuda":
+        return DeviceImages(recipe, training_waves(recipe, cache), stride, device)
     return TrainingImages(recipe, cache, stride)
 
 

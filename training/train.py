@@ -1,69 +1,37 @@
-"""Training a network from a recipe: `train("training/recipes/au-on-oxide.toml", out)`."""
+"""Training a network from a recipe: `train("training/recipes/au-on-oxide.toml", out)`.
+
+Several processes, a GPU each: `torchrun --nproc-per-node 2 -m training.train RECIPE OUT`.
+"""
 
 from __future__ import annotations
 
-import csv
-import hashlib
+import argparse
 import logging
-import pickle
-import subprocess
+import os
+import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import nn
+from threadpoolctl import threadpool_limits  # comes with abTEM
 
+from training.checkpoint import TrainingError, checkpoint_to_resume, with_seed
+from training.curves import Curve
 from training.dataset import DEFAULT_CACHE
-from training.evaluate import evaluate_network
-from training.losses import mean_squared_error, soft_cross_entropy
-from training.networks import build_network
-from training.recipe import Recipe, load_recipe
-from training.sources import judged_images, training_images
+from training.descent import Descent
+from training.device_images import DeviceImages
+from training.evaluate import candidates, network_maps, score_at
+from training.exitwave import CacheError
+from training.ranks import joined
+from training.recipe import Recipe, RecipeError, load_recipe
+from training.samples import draw_samples
+from training.sources import Shown, judged_images, make_waves, training_images
 
 log = logging.getLogger(__name__)
-_LOSSES = {"cross-entropy": soft_cross_entropy, "mean-squared": mean_squared_error}
-
-
-class TrainingError(Exception):
-    """Training cannot start or go on; what was written before is untouched."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A network as trained so far, with the recipe it follows and all that is needed to go on."""
-
-    recipe: Recipe
-    step: int
-    network: dict[str, Any]
-    optimizer: dict[str, Any]
-    schedule: dict[str, Any]
-    commit: str = "unknown"
-
-    def save(self, path: Path) -> None:
-        """Write it, whole or not at all."""
-        partial = path.with_suffix(".part")
-        torch.save({**self.__dict__, "recipe": self.recipe.model_dump_json()}, partial)
-        partial.replace(path)
-
-    @classmethod
-    def load(cls, path: Path) -> Checkpoint:
-        """Read one.
-
-        Raises
-        ------
-        TrainingError
-            If the file is not a checkpoint of this program.
-        """
-        try:
-            stored = torch.load(path, map_location="cpu", weights_only=True)
-            return cls(**{**stored, "recipe": Recipe.model_validate_json(stored["recipe"])})
-        except (RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
-            raise TrainingError(
-                f"{path} is not a checkpoint that can be read ({error}); train anew"
-            ) from error
+_ROW = 50  # steps that are averaged into a row of curve.csv
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 def train(
@@ -73,159 +41,186 @@ def train(
     cache: Path | str = DEFAULT_CACHE,
     resume: bool = False,
     start_from: Path | str | None = None,
+    seed: int | None = None,
+    device: str = "auto",
     threads: int = 2,
     workers: int = 1,
 ) -> Path:
-    """Train as the recipe says.
+    """Train as the recipe says; on a GPU, as its section [gpu] says otherwise.
 
-    Writes `checkpoint.pt`, `curve.csv` (step, loss, rate, seconds per step) and `validation.csv` (F1 per dose) into
-    `out_dir`. Interrupted, it goes on from the last checkpoint with `resume`, to the bit on the same machine.
+    Writes into `out_dir`: `checkpoint.pt`, the last, and `best.pt`, that of the highest F1 averaged over doses;
+    `curve.csv` (step, loss, rate, seconds per step in all and of these waiting for images), `validation.csv` (F1 per
+    dose) and `samples/step-*.png`. Interrupted, it goes on from the last checkpoint with `resume`; on a CPU to the bit
+    on the same machine, on a GPU as far as its kernels are deterministic.
 
     Parameters
     ----------
     cache : folder of exit waves.
     start_from : checkpoint of another training of the same network, whose weights this one begins with.
-    threads : of torch; workers : processes that make images.
+    seed : in place of the recipe's: of the first weights and of all images.
+    device : "auto", "cpu" or a card like "cuda:0".
+    threads : of torch on a CPU.
+    workers : processes that make images on a CPU; those of STEM recipes also where the network is on a GPU.
 
     Returns
     -------
-    The path of the last checkpoint.
+    The last checkpoint; where the recipe stops early, the best.
 
     Raises
     ------
     RecipeError
         If the recipe cannot be followed.
     TrainingError
-        If the loss is no longer a number, the folder holds another training, or a checkpoint is of another recipe.
+        If the loss is no longer a number, the folder holds another training, a checkpoint is of another recipe, or
+        there is no such device.
     """
-    recipe = load_recipe(recipe_path)
-    out, cache = Path(out_dir), Path(cache)
-    path = out / "checkpoint.pt"
-    start = _checkpoint_to_resume(path, recipe) if resume else None
-    if path.exists() and start is None:
-        raise TrainingError(f"{out} already holds a training; resume it, or train into another folder")
-    torch.set_num_threads(threads)
-    torch.manual_seed(recipe.train.seed)
-    settings = recipe.train
-    network = build_network(settings.network, classes=len(recipe.classes)).to(
-        memory_format=torch.channels_last
-    )
-    optimizer = torch.optim.AdamW(
-        network.parameters(), settings.peak_rate, weight_decay=settings.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.peak_rate, settings.steps, pct_start=settings.warm_up
-    )
-    if start is not None:
-        network.load_state_dict(start.network)
-        optimizer.load_state_dict(start.optimizer)
-        schedule.load_state_dict(start.schedule)
-    elif start_from is not None:
-        former = Checkpoint.load(Path(start_from))
-        held, wanted = ((r.train.network, len(r.classes)) for r in (former.recipe, recipe))
-        if held != wanted:
-            raise TrainingError(
-                f"{start_from} holds a {held[0]} of {held[1]} classes, this recipe trains a {wanted[0]} of "
-                f"{wanted[1]}: start from a checkpoint of the same network"
-            )
-        network.load_state_dict(former.network)
-    first, commit = (0, _commit()) if start is None else (start.step, start.commit)
+    recipe, out, cache = with_seed(load_recipe(recipe_path), seed), Path(out_dir), Path(cache)
+    with joined(device) as ranks:
+        recipe = recipe.followed_on("cuda" if ranks.device.type == "cuda" else "cpu")
+        path, start = out / "checkpoint.pt", None
+        if resume:
+            start = checkpoint_to_resume(path, recipe, ranks.count)
+        elif path.exists():
+            raise TrainingError(f"{out} already holds a training; resume it, or train into another folder")
+        torch.set_num_threads(threads)
+        torch.manual_seed(recipe.train.seed)
+        descent = Descent(recipe, ranks, start, Path(start_from) if start_from else None)
+        if not descent.finished:
+            if ranks.writes:  # the others read them when they are there
+                make_waves(recipe, cache, max(2, os.cpu_count() or 2))
+            ranks.wait()
+            _go_down(descent, out, _images(recipe, cache, descent, workers), cache)
+        return out / "best.pt" if recipe.train.patience else path
 
-    dataset = training_images(recipe, cache, network.stride)
-    judged = judged_images(recipe, cache)
-    images = torch.utils.data.DataLoader(
-        dataset,
+
+def _images(recipe: Recipe, cache: Path, descent: Descent, workers: int) -> Iterator[Batch]:
+    """The batches of the steps to come, where the network is: of n processes, each takes every n-th."""
+    ranks = descent.ranks
+    numbers = range(descent.step * ranks.count + ranks.rank, recipe.train.steps * ranks.count, ranks.count)
+    made = training_images(recipe, cache, descent.network.stride, ranks.device)
+    if isinstance(made, DeviceImages):
+        return (made[number] for number in numbers)
+    loader = torch.utils.data.DataLoader(
+        made,
         batch_size=None,
-        sampler=range(first, settings.steps),
+        sampler=numbers,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_one_thread,
     )
-    out.mkdir(parents=True, exist_ok=True)
-    loss_of = _LOSSES[settings.loss]
+    return ((images.to(ranks.device), labels.to(ranks.device)) for images, labels in loader)
+
+
+def _go_down(descent: Descent, out: Path, images: Iterator[Batch], cache: Path) -> None:
+    """Step by step to the end, writing down what becomes of it; of several processes, only the first writes."""
+    recipe, ranks, settings = descent.recipe, descent.ranks, descent.recipe.train
+    scribe = _Scribe(descent, out, judged_images(recipe, cache)) if ranks.writes else None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress, (out / "curve.csv").open("a", newline="") as file:
-        curve = csv.writer(file)
-        if first == 0:
-            curve.writerow(["step", "loss", "rate", "s_per_step"])
-        task = progress.add_task(recipe.name, total=settings.steps, completed=first)
-        losses, since = [], time.monotonic()
-        network.train()
-        for step, (batch, labels) in enumerate(images, first + 1):
-            loss = _descend(network, optimizer, loss_of, batch, labels, settings.bf16)
-            if not torch.isfinite(torch.tensor(loss)):
-                raise TrainingError(
-                    f"the loss is {loss} at step {step}, expected a number: lower train.peak_rate; the last checkpoint "
-                    f"({path}) is untouched"
-                )
-            schedule.step()
-            losses.append(loss)
-            if len(losses) == 50 or step == settings.steps:
-                mean, pace = sum(losses) / len(losses), (time.monotonic() - since) / len(losses)
-                curve.writerow([step, f"{mean:.6f}", f"{schedule.get_last_lr()[0]:.3e}", f"{pace:.4f}"])
-                file.flush()
+    with Progress(*columns, disable=scribe is None) as progress:
+        task = progress.add_task(recipe.name, total=settings.steps, completed=descent.step)
+        losses, waited_s, since_s = [], 0.0, time.monotonic()
+        descent.network.train()
+        while not descent.finished:
+            before_s = time.monotonic()
+            batch, labels = next(images)
+            if ranks.device.type == "cuda":  # images are finished only then
+                torch.cuda.synchronize(ranks.device)
+            waited_s += time.monotonic() - before_s
+            losses.append(descent.down(batch, labels))
+            step, last = descent.step, descent.step == settings.steps
+            if len(losses) == _ROW or last:
+                mean, pace_s = sum(losses) / len(losses), (time.monotonic() - since_s) / len(losses)
+                if scribe:
+                    scribe.note(mean, pace_s, waited_s / len(losses))
                 progress.update(task, completed=step, description=f"{recipe.name}  loss {mean:.4f}")
-                losses, since = [], time.monotonic()
-            if step % settings.checkpoint_every == 0 or step == settings.steps:
-                state = network.state_dict(), optimizer.state_dict(), schedule.state_dict()
-                Checkpoint(recipe, step, *state, commit).save(path)
-            if step % settings.validate_every == 0 or step == settings.steps:
-                _validate(network, judged, recipe, step, out / "validation.csv")
-                since = time.monotonic()
-    return path
+                losses, waited_s, since_s = [], 0.0, time.monotonic()
+            judged = step % settings.validate_every == 0 or last
+            if scribe and judged:
+                scribe.validate()
+            if scribe and (judged or step % settings.checkpoint_every == 0):
+                descent.checkpoint().save(out / "checkpoint.pt")
+            if judged:
+                if ranks.agree(descent.stopping.done):
+                    log.info("no better F1 in %d validations: stopped at step %d", settings.patience, step)
+                    break
+                losses, waited_s, since_s = [], 0.0, time.monotonic()
 
 
-def _descend(
-    network: nn.Module, optimizer, loss_of, images: torch.Tensor, labels: torch.Tensor, bf16: bool
-) -> float:
-    """One step; the loss before it."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        logits = network(images.contiguous(memory_format=torch.channels_last))
-    loss = loss_of(logits, labels)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-    optimizer.step()
-    return loss.item()
+class _Scribe:
+    """Writes the tables, the pictures and the best checkpoint into a folder."""
 
-
-def _validate(network: nn.Module, judged, recipe: Recipe, step: int, path: Path) -> None:
-    """Append one row of F1 by dose."""
-    scores = evaluate_network(network, judged, recipe)
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        rows = csv.writer(file)
-        if new:
-            rows.writerow(["step", *(f"f1_{dose:g}_e_angstrom2" for dose in scores)])
-        rows.writerow([step, *(f"{score.f1:.4f}" for score in scores.values())])
-    log.info("step %d: F1 %s", step, {f"{dose:g} e/Å²": round(score.f1, 4) for dose, score in scores.items()})
-    network.train()
-
-
-def _checkpoint_to_resume(path: Path, recipe: Recipe) -> Checkpoint:
-    if not path.exists():
-        raise TrainingError(f"nothing to resume: there is no {path}; train without resuming")
-    start = Checkpoint.load(path)
-    if start.recipe != recipe:
-        digests = [
-            hashlib.sha256(r.model_dump_json().encode()).hexdigest()[:8] for r in (start.recipe, recipe)
-        ]
-        raise TrainingError(
-            f"{path} was trained by another recipe ({digests[0]}, not {digests[1]}): resume with the recipe it was "
-            "started with, or train into another folder"
+    def __init__(self, descent: Descent, out: Path, shown: Shown) -> None:
+        self.descent, self.out, self.shown = descent, out, shown
+        out.mkdir(parents=True, exist_ok=True)
+        self.curve = Curve(
+            out / "curve.csv", ["loss", "rate", "s_per_step", "s_waiting_for_images"], descent.step
         )
-    return start
+        self.scores = Curve(
+            out / "validation.csv", [f"f1_{dose:g}_e_angstrom2" for dose in shown], descent.step
+        )
 
+    def note(self, loss: float, s_per_step: float, s_waiting: float) -> None:
+        """A row of the curve."""
+        self.curve.add(
+            self.descent.step,
+            f"{loss:.6f}",
+            f"{self.descent.rate:.3e}",
+            f"{s_per_step:.4f}",
+            f"{s_waiting:.4f}",
+        )
 
-def _commit() -> str:
-    """The commit of this checkout, marked where files differ from it; "unknown" outside of one."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=-modified"]
-    try:
-        asked = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return asked.stdout.strip()
+    def validate(self) -> None:
+        """A row of F1 by dose, a picture, and the checkpoint if it is the best so far."""
+        descent, recipe = self.descent, self.descent.recipe
+        maps = network_maps(descent.network)
+        found = {
+            dose: candidates(maps, descent.network.stride, some, recipe) for dose, some in self.shown.items()
+        }
+        f1 = {dose: score_at(some, 0.5).f1 for dose, some in found.items()}
+        descent.network.train()
+        log.info("step %d: F1 %s", descent.step, {f"{dose:g} e/Å²": round(x, 4) for dose, x in f1.items()})
+        self.scores.add(descent.step, *(f"{x:.4f}" for x in f1.values()))
+        draw_samples(self.out / f"samples/step-{descent.step:06d}.png", self.shown, found)
+        if descent.stopping.is_best(sum(f1.values()) / len(f1), descent.late):
+            descent.checkpoint().save(self.out / "best.pt")
 
 
 def _one_thread(_: int) -> None:
+    """In a process that makes images: numpy's products of matrices (`labels.column_map`) stall with a second one."""
     torch.set_num_threads(1)
+    threadpool_limits(1)
+
+
+def main() -> None:
+    """`python -m training.train`, which torchrun starts several of; rank 0 exports the engine in the end."""
+    parser = argparse.ArgumentParser(
+        description="Train as `hopscope train` does, in the processes of torchrun."
+    )
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="folder of exit waves")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUT")
+    parser.add_argument("--start-from", type=Path, help="a checkpoint whose weights to begin with")
+    parser.add_argument("--seed", type=int, help="in place of the recipe's")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    parser.add_argument("--threads", type=int, default=1, help="of torch, per process")
+    parser.add_argument("--workers", type=int, default=1, help="processes that make images, per process")
+    parser.add_argument(
+        "--no-export", action="store_true", help="leave the engine to `hopscope train --resume`"
+    )
+    options = vars(parser.parse_args())
+    export_it = not options.pop("no_export") and os.environ.get("RANK", "0") == "0"
+    recipe, out = options.pop("recipe"), options.pop("out")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        checkpoint = train(recipe, out, **options)
+        if export_it:
+            from training.export import export
+
+            export(checkpoint, load_recipe(recipe).name, out, cache=options["cache"])
+    except (RecipeError, TrainingError, CacheError) as error:
+        sys.exit(f"refused: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,9 @@ import pytest
 torch = pytest.importorskip("torch")
 abtem = pytest.importorskip("abtem")
 
+from abtem.mtf import default_mtf_func
+
+from stream.mtf import fit_mtf
 from training.imaging import (
     Conditions,
     ImagingSettings,
@@ -34,9 +37,30 @@ def conditions(count: int = 1, **changes) -> Conditions:
     return Conditions(**tensors)
 
 
+def abtems(lens: dict[str, float]) -> "abtem.CTF":
+    return abtem.CTF(
+        energy=ENERGY_EV,
+        focal_spread=lens.get("focal_spread_angstrom", 0.0),
+        angular_spread=lens.get("convergence_mrad", 0.0),
+        aberration_coefficients={
+            "C10": -lens.get("defocus_angstrom", 0.0),
+            "C12": lens.get("astigmatism_angstrom", 0.0),
+            "phi12": lens.get("astigmatism_rad", 0.0),
+            "C30": lens.get("cs_um", 0.0) * 1e4,
+            "C50": lens.get("c5_mm", 0.0) * 1e7,
+        },
+    )
+
+
 @pytest.mark.parametrize(
     "lens",
-    [
+    [  # every factor alone, then together
+        {"defocus_angstrom": 120.0},
+        {"cs_um": -15.0},
+        {"c5_mm": 4.0},
+        {"astigmatism_angstrom": 60.0, "astigmatism_rad": 2.5},
+        {"focal_spread_angstrom": 35.0},
+        {"defocus_angstrom": 120.0, "convergence_mrad": 0.4},
         {"defocus_angstrom": 120.0, "cs_um": -15.0, "c5_mm": 3.0},
         {
             "defocus_angstrom": -80.0,
@@ -57,18 +81,7 @@ def test_the_lens_is_abtems(lens):
     assert wavelength_angstrom(ENERGY_EV) == pytest.approx(
         abtem.core.energy.energy2wavelength(ENERGY_EV), rel=1e-6
     )
-    theirs = abtem.CTF(
-        energy=ENERGY_EV,
-        focal_spread=lens.get("focal_spread_angstrom", 0.0),
-        angular_spread=lens.get("convergence_mrad", 0.0),
-        aberration_coefficients={
-            "C10": -lens["defocus_angstrom"],
-            "C12": lens.get("astigmatism_angstrom", 0.0),
-            "phi12": lens.get("astigmatism_rad", 0.0),
-            "C30": lens.get("cs_um", 0.0) * 1e4,
-            "C50": lens.get("c5_mm", 0.0) * 1e7,
-        },
-    )
+    theirs = abtems(lens)
     q = torch.linspace(-0.8, 0.8, 41)
     qx, qy = q[None, None, :], q[None, :, None]
     alpha = torch.hypot(qx, qy)[0].numpy() * wavelength_angstrom(ENERGY_EV)
@@ -76,6 +89,51 @@ def test_the_lens_is_abtems(lens):
     expected = theirs._evaluate_from_angular_grid(alpha.astype("f4"), phi.astype("f4"))
     ours = contrast_transfer(conditions(**lens), qx, qy, ENERGY_EV)[0].numpy()
     assert np.abs(ours - expected).max() < 1e-4
+
+
+def test_the_image_is_abtems():
+    """A whole image through the lens: their wave function, their transfer, their intensity."""
+    rng = np.random.default_rng(0)
+    phase = 0.3 * np.real(np.fft.ifft2(np.fft.fft2(rng.normal(size=(64, 64))) * (np.hypot(
+        np.fft.fftfreq(64)[:, None], np.fft.fftfreq(64)) < 0.2)))  # fmt: skip
+    xy = np.exp(1j * phase).astype(np.complex64)
+    lens = {"defocus_angstrom": 70.0, "cs_um": -12.0, "c5_mm": 2.0, "astigmatism_angstrom": 30.0,
+            "astigmatism_rad": 0.9, "focal_spread_angstrom": 30.0, "convergence_mrad": 0.3}  # fmt: skip
+    theirs = abtem.Waves(xy, energy=ENERGY_EV, sampling=0.2).apply_ctf(abtems(lens)).intensity()
+    theirs = np.asarray(theirs.compute(progress_bar=False).array).T  # abTEM's arrays are (x, y)
+    waves = torch.from_numpy(np.ascontiguousarray(xy.T))[None]
+    ours = optics(waves, torch.tensor([0.2]), conditions(**lens), ENERGY_EV, generator_for(0))[0].numpy()
+    assert theirs.std() > 0.05
+    assert np.abs(ours - theirs).max() < 1e-4
+
+
+def test_the_camera_is_abtems():
+    """The form of the MTF, and how many electrons a dose is."""
+    camera = conditions(mtf_c1=0.07, mtf_c2=0.45, mtf_c3=2.2)
+    ours = modulation_transfer(camera, 32, 32)[0].numpy()
+    relative = np.hypot(np.fft.fftfreq(32)[:, None], np.fft.rfftfreq(32)) / 0.5
+    assert np.abs(ours - default_mtf_func(relative, 1.0, 0.07, 0.45, 2.2)).max() < 1e-4
+    image = abtem.measurements.Images(np.full((256, 256), 1.5, np.float32), sampling=0.2)
+    theirs = image.poisson_noise(dose_per_area=100.0, seed=1).array
+    counting = conditions(counting=True)
+    mine = expose(torch.full((1, 256, 256), 1.5), torch.tensor([0.2]), counting, generator_for(5))[0].numpy()
+    assert theirs.mean() == pytest.approx(1.5 * 100 * 0.2**2, abs=0.04)  # 4 standard errors
+    assert mine.mean() == pytest.approx(theirs.mean(), abs=0.06)
+    assert mine.var() == pytest.approx(theirs.var(), rel=0.05)
+
+
+def test_the_calibration_reads_the_camera_that_was_drawn():
+    """From simulated vacuum `stream.mtf` finds the MTF it was simulated with, and a counting camera."""
+    sampling, light = torch.tensor([0.2]), torch.ones(1, 384, 384)
+    for seed, c in enumerate([(0.08, 0.35, 2.8), (0.03, 0.5, 2.2)]):
+        drawn = dict(zip(("mtf_c1", "mtf_c2", "mtf_c3"), c, strict=True))
+        for dose in (20.0, 2000.0):
+            camera = conditions(**drawn, dose_e_angstrom2=dose)
+            fit = fit_mtf([expose(light, sampling, camera, generator_for(6, seed))[0].numpy()])
+            for true, (low, high) in zip(c, fit.intervals, strict=True):
+                assert low <= true <= high
+            counting = conditions(**drawn, dose_e_angstrom2=dose, counting=True)
+            assert fit_mtf([expose(light, sampling, counting, generator_for(7, seed))[0].numpy()]).white
 
 
 def test_deflection_blurs_like_a_gaussian_of_its_rms():

@@ -1,3 +1,4 @@
+# ruff: noqa: E402  (what needs torch is imported after asking for it)
 """Sheets: nets close, bonds are carbon's, boundaries and edges are known, and recipes of sheets can be followed."""
 
 from pathlib import Path
@@ -5,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytest.importorskip("ase")
 
 from scipy.spatial import cKDTree
 
-from training.dataset import VALIDATION_SEEDS, Truth, agreement
+from training.dataset import VALIDATION_SEEDS, Truth, agreements
 from training.evaluate import judge
 from training.exitwave import WaveSettings, cache_path
 from training.facts import PLACES, specimen_facts
@@ -142,7 +143,7 @@ def test_atoms_are_judged_alone_and_what_is_hidden_is_not():
     assert (score.found, score.missed, score.false) == (1, 2, 1)
     contrast = np.zeros((32, 32))
     contrast[10, 10] = contrast[10, 17] = contrast[17, 17] = 1  # the hidden one's sign does not matter
-    assert agreement(contrast, truth) == 1
+    assert agreements(torch.from_numpy(contrast)[None], [truth]) == [1]
 
 
 def test_validation_is_of_other_structures_than_training():

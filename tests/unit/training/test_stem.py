@@ -10,7 +10,7 @@ pytest.importorskip("abtem")
 import training.stem as stem
 from stream.columns import find_columns
 from training.crystals import MONOLAYER_CLASSES, LatticeSettings, make_crystal
-from training.evaluate import evaluate_network, judge
+from training.evaluate import candidates, judge, network_maps, score_at
 from training.lattices import LATTICES
 from training.networks import build_network
 from training.recipe import RECIPES, RecipeError, load_recipe
@@ -217,10 +217,10 @@ def test_a_scale_by_spacing_goes_with_lattices_without_one(tmp_path: Path):
 def test_networks_of_several_classes_are_judged():
     recipe = recipe_of("tmd-stem")
     scene = validation_scenes(recipe, 1)[0]
-    shown = {1000.0: [(photograph(scene, recipe, [1], 1000.0), truth_of(scene, recipe))]}
+    shown = [(photograph(scene, recipe, [1], 1000.0), truth_of(scene, recipe))]
     torch.manual_seed(0)
     network = build_network("slim16_s2", classes=4)
-    score = evaluate_network(network, shown, recipe)[1000.0]
+    score = score_at(candidates(network_maps(network), network.stride, shown, recipe), 0.5)
     assert score.images == 1
     assert score.found + score.missed == truth_of(scene, recipe).judged.sum()
 

@@ -1,7 +1,5 @@
 # ruff: noqa: E402  (what needs torch is imported after asking for it)
-import csv
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,67 +7,19 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("abtem")
 
-import training.train as training_run
 from stream.cli import main
 from stream.normalize import normalize_exact
 from training.baseline import tuned_log
-from training.dataset import TrainingImages, Truth, draw_scene, photograph, training_waves, validation_waves
+from training.dataset import TrainingImages, Truth, draw_scene, photograph, validation_waves
 from training.evaluate import Score, judge, match
 from training.imaging import atom_contrast, generator_for
 from training.labels import column_map
 from training.losses import mean_squared_error, soft_cross_entropy
 from training.networks import build_network
-from training.recipe import RecipeError, load_recipe
-from training.train import Checkpoint, TrainingError, train
-
-SHIPPED = Path(training_run.__file__).parent / "recipes"
-RECIPE = """
-name = "tiny"
-[engine]
-description = "for tests"
-[specimen]
-side_px = 96
-diameter_angstrom = [13.0, 14.0]
-empty_fraction = 0.0
-sampling_angstrom_px = [0.2, 0.2]
-support_fraction = 0.0
-[validation_specimen]
-side_px = 96
-diameter_angstrom = [12.0, 13.0]
-empty_fraction = 0.0
-sampling_angstrom_px = [0.2, 0.2]
-support_fraction = 0.0
-[data]
-training = 3
-validation = 2
-crop_px = 64
-batch = 2
-[train]
-steps = {steps}
-validate_every = 100
-checkpoint_every = 2
-bf16 = false
-peak_rate = {rate}
-"""
+from training.recipe import RECIPES, RecipeError, load_recipe
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """Exit waves for the tiny recipe, made once."""
-    folder = tmp_path_factory.mktemp("cache")
-    recipe = load_recipe(write_recipe(folder))
-    training_waves(recipe, folder, workers=1)
-    validation_waves(recipe, folder, workers=1)
-    return folder
-
-
-def write_recipe(folder: Path, steps: int = 4, rate: str = "2e-3") -> Path:
-    path = folder / "recipe.toml"
-    path.write_text(RECIPE.format(steps=steps, rate=rate), encoding="utf-8")
-    return path
-
-
-@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
 def test_shipped_recipes_can_be_followed(path):
     assert load_recipe(path).name
 
@@ -83,6 +33,7 @@ def test_shipped_recipes_can_be_followed(path):
         ("[imaging]\ncs_um = [20.0, -20.0]", "cs_um is a range from 20.0 down to -20.0"),
         ("[imaging]\ndose_e_angstrom2 = [0.0, 10.0]", "dose_e_angstrom2 must be positive"),
         ("[data]\ncrop_px = 512", "exceeds specimen.side_px 320"),
+        ("[gpu]\nbatches = 3", "unknown key 'gpu.batches', the nearest known is 'batch'"),
         ("[train", "is not TOML"),
     ],
 )
@@ -92,6 +43,20 @@ def test_an_impossible_recipe_is_refused_by_name(tmp_path, line, complaint):
     with pytest.raises(RecipeError, match=r"recipe\.toml") as error:
         load_recipe(path)
     assert complaint in str(error.value)
+
+
+def test_on_a_gpu_a_recipe_is_followed_as_its_section_says(tmp_path):
+    lines = ["[train]\nsteps = 700\npeak_rate = 1e-3", "[gpu]\nbatch = 32\nsteps = 100"]
+    path = tmp_path / "recipe.toml"
+    path.write_text('name = "x"\n[engine]\ndescription = "x"\n' + "\n".join(lines), encoding="utf-8")
+    recipe = load_recipe(path)
+    on_cpu, on_gpu = recipe.followed_on("cpu"), recipe.followed_on("cuda")
+    assert (on_cpu.data.batch, on_cpu.train.steps) == (4, 700)
+    assert (on_gpu.data.batch, on_gpu.train.steps, on_gpu.train.peak_rate) == (32, 100, 1e-3)
+    assert on_gpu != on_cpu  # neither resumes the other
+    without = path.read_text().partition("[gpu]")[0]
+    path.write_text(without, encoding="utf-8")
+    assert load_recipe(path) == on_cpu  # a section for cards does not make it another recipe on a CPU
 
 
 def test_labels_peak_on_the_columns_at_any_stride():
@@ -163,60 +128,6 @@ def test_matching_is_one_to_one_and_single_atoms_do_not_count():
     assert score.rms_pm == pytest.approx(20.0)
     both = score + Score(found=1, missed=1)
     assert both.f1 == pytest.approx(4 / (4 + 2 + 2))
-
-
-def test_interrupted_and_resumed_is_the_same_to_the_bit(cache, tmp_path, monkeypatch):
-    recipe = write_recipe(tmp_path)
-    whole = Checkpoint.load(train(recipe, tmp_path / "whole", cache=cache, threads=1, workers=0))
-
-    descend = training_run._descend
-    calls = []
-
-    def cut_short(*args):
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return descend(*args)
-
-    monkeypatch.setattr(training_run, "_descend", cut_short)
-    with pytest.raises(KeyboardInterrupt):
-        train(recipe, tmp_path / "cut", cache=cache, threads=1, workers=0)
-    monkeypatch.undo()
-    assert Checkpoint.load(tmp_path / "cut/checkpoint.pt").step == 2
-    resumed = Checkpoint.load(train(recipe, tmp_path / "cut", cache=cache, resume=True, threads=1, workers=0))
-    assert resumed.step == whole.step == 4
-    for name, weights in whole.network.items():
-        assert torch.equal(weights, resumed.network[name]), name
-
-    with pytest.raises(TrainingError, match="already holds a training"):
-        train(recipe, tmp_path / "cut", cache=cache, workers=0)
-    other = write_recipe(tmp_path, rate="1e-3")
-    with pytest.raises(TrainingError, match="another recipe"):
-        train(other, tmp_path / "cut", cache=cache, resume=True, workers=0)
-
-
-def test_a_loss_that_is_no_number_stops_at_once_and_spoils_nothing(cache, tmp_path, monkeypatch):
-    monkeypatch.setitem(training_run._LOSSES, "cross-entropy", lambda logits, labels: logits.sum() * math.nan)
-    with pytest.raises(TrainingError, match="the loss is nan at step 1"):
-        train(write_recipe(tmp_path), tmp_path / "out", cache=cache, workers=0)
-    assert not (tmp_path / "out/checkpoint.pt").exists()
-
-
-def test_checkpoints_that_are_none_are_refused(tmp_path):
-    path = tmp_path / "checkpoint.pt"
-    path.write_bytes(b"not a checkpoint")
-    with pytest.raises(TrainingError, match="not a checkpoint"):
-        Checkpoint.load(path)
-    with pytest.raises(TrainingError, match="nothing to resume"):
-        train(write_recipe(tmp_path), tmp_path / "empty", resume=True, workers=0)
-
-
-def test_the_curves_are_written(cache, tmp_path):
-    train(write_recipe(tmp_path), tmp_path / "out", cache=cache, threads=1, workers=0)
-    curve = list(csv.DictReader((tmp_path / "out/curve.csv").open()))
-    assert int(curve[-1]["step"]) == 4
-    validation = list(csv.DictReader((tmp_path / "out/validation.csv").open()))
-    assert 0 <= float(validation[-1]["f1_310_e_angstrom2"]) <= 1
 
 
 def test_the_command_refuses_a_recipe_it_cannot_follow(tmp_path, capsys, monkeypatch):
