@@ -1,0 +1,183 @@
+"""Shipped engines on real pictures, without tuning, beside a Laplacian of Gaussian tuned on each picture's labels.
+
+`python -m tests.golden.test_engines_real` prints all of it (the Laplacian needs the training extra). With
+`--engine PATH_STEM` another engine than the shipped one reads the pictures it can.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from scipy.spatial import cKDTree
+
+from stream.config import EngineSettings, parse_settings
+from stream.detect import detect_images
+from stream.files import open_recording
+from stream.matching import match
+from tests.helpers.data import data_path
+
+pytestmark = pytest.mark.data
+GRAPHENE_TIF = ("graphene_hrtem", "graphene_731px_0.01196nm.tif")
+BOND_NM = (0.10, 0.20)  # nearer or farther atoms are not bound
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A picture and where people or programs saw columns; `kind` (n,) are names of the engine's classes, if told."""
+
+    name: str
+    path: Path
+    yx_px: np.ndarray
+    kind: np.ndarray | None
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Reports against labels, one to one within half the labels' median nearest distance; rms over both axes.
+
+    A report without a label counts as false within the labels' outermost rows and columns; nobody labelled beyond.
+    """
+
+    f1: float
+    precision: float
+    recall: float
+    rms_px: float
+    right_class: float
+
+    def __str__(self) -> str:
+        told = f"F1 {self.f1:.4f}, precision {self.precision:.4f}, recall {self.recall:.4f}, rms {self.rms_px:.3f} px"
+        return told if np.isnan(self.right_class) else f"{told}, of the right sublattice {self.right_class:.4f}"
+
+
+def tungsten_diselenide() -> Iterator[Labelled]:
+    """Ti-doped WSe2, two detectors; classes 0 and 2 of the labels are its sublattices, 1 and 3 their defects."""
+    for i in (2, 11, 25):
+        xy = np.load(data_path("wse2_ti", f"1028_{i}_pts.npy"))
+        kind = np.load(data_path("wse2_ti", f"1028_{i}_lbs.npy"))
+        for detector in (1, 2):
+            name = f"1028_ADF{detector}_{i}.dm4"
+            yield Labelled(name, data_path("wse2_ti", name), xy[:, ::-1].astype(np.float64), kind)
+
+
+def atomid() -> Labelled:
+    with data_path("atomid", "000.csv").open(encoding="utf-8-sig") as file:
+        yx_px = np.array([(float(row["Y"]), float(row["X"])) for row in csv.DictReader(file)])
+    return Labelled("atomid/000", data_path("atomid", "000.bmp"), yx_px, None)
+
+
+def found_in(
+    path: Path, engine: str, pixel_size_nm: float | Literal["auto"] | None = None
+) -> tuple[np.ndarray, list[str], dict[str, Any]]:
+    """(n, 2) pixels, their classes and the summary: what `hopscope detect` writes for this picture."""
+    settings: EngineSettings = parse_settings({"engine": {"name": engine, "device": "cpu"}}, "test").engine
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder) / "columns.csv"
+        told = detect_images([path], table, settings, pixel_size_nm, None)
+        with table.open(encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    yx_px = np.array([(float(row["y"]), float(row["x"])) for row in rows]).reshape(-1, 2)
+    return yx_px, [row["kind"] for row in rows], told
+
+
+def compared(found_px: np.ndarray, labelled: Labelled, kinds: list[str] | None = None) -> Agreement:
+    """How the reports agree with the labels."""
+    apart = np.median(cKDTree(labelled.yx_px).query(labelled.yx_px, k=2)[0][:, 1])
+    partner = match(found_px, labelled.yx_px, float(apart) / 2)
+    first, last = labelled.yx_px.min(axis=0), labelled.yx_px.max(axis=0)
+    counts = (partner >= 0) | ((found_px >= first) & (found_px <= last)).all(axis=1)
+    found_px, partner = found_px[counts], partner[counts]
+    hit = partner >= 0
+    n = np.count_nonzero(hit)
+    error = found_px[hit] - labelled.yx_px[partner[hit]]
+    right = float("nan")
+    if kinds is not None and labelled.kind is not None:
+        right = _same_classes(np.array(kinds)[counts][hit], labelled.kind[partner[hit]])
+    return Agreement(
+        f1=2 * n / (len(found_px) + len(labelled.yx_px)),
+        precision=n / max(len(found_px), 1),
+        recall=n / len(labelled.yx_px),
+        rms_px=float(np.sqrt((error**2).sum(axis=1).mean())) if n else float("nan"),
+        right_class=right,
+    )
+
+
+def _same_classes(kinds: np.ndarray, labels: np.ndarray) -> float:
+    """Share of columns whose sublattice is the labels'; which number is which sublattice is told by the majority."""
+    sublattice = np.char.find(kinds, "metal") >= 0
+    same = np.mean(sublattice == (labels < 2))
+    return float(max(same, 1 - same))
+
+
+def bonds_nm(yx_px: np.ndarray, pixel_nm: float) -> np.ndarray:
+    """Lengths of the bonds between atoms of three neighbours each, whose neighbours have three too: clean, whole sheet.
+
+    Nothing but the number of neighbours between 0.10 and 0.20 nm chooses them.
+    """
+    bonds = cKDTree(yx_px * pixel_nm).query_pairs(BOND_NM[1], output_type="ndarray")
+    length = np.linalg.norm(np.diff(yx_px[bonds], axis=1)[:, 0], axis=1) * pixel_nm
+    bonds, length = bonds[length > BOND_NM[0]], length[length > BOND_NM[0]]
+    whole = np.bincount(bonds.ravel(), minlength=len(yx_px)) == 3
+    inner = whole & (np.bincount(bonds.ravel(), whole[bonds[:, ::-1].ravel()], len(yx_px)) == 3)
+    return length[inner[bonds].all(axis=1)]
+
+
+def main() -> None:
+    from training.baseline import tuned_log  # needs torch, as all of training
+    from training.dataset import Truth
+
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("--engine", help="in place of the shipped one of each kind")
+    asked.add_argument("--kind", choices=("tmd", "columns", "graphene"), help="only these pictures")
+    options = asked.parse_args()
+
+    def tell(labelled: Labelled, engine: str, size: float | Literal["auto"] | None) -> None:
+        found, kinds, summary = found_in(labelled.path, options.engine or engine, size)
+        scale = summary.get("scales", {}).get(str(labelled.path), {})
+        told = ", ".join(f"{key} {scale[key]:.4g}" for key in ("pixel_size_nm", "spacing_px") if key in scale)
+        agreement = compared(found, labelled, kinds)
+        print(f"{labelled.name}, {options.engine or engine} ({told or 'scale of the file'}): {agreement}", flush=True)
+
+    def tell_log(labelled: Labelled) -> None:
+        with open_recording(labelled.path) as recording:
+            picture = recording.read(0).astype(np.float32)
+        first, last = labelled.yx_px.min(axis=0), labelled.yx_px.max(axis=0)
+        margin = np.maximum(np.minimum(first, np.array(picture.shape) - 1 - last), 0).astype(int)
+        y, x = margin
+        inner = picture[y : picture.shape[0] - y, x : picture.shape[1] - x]
+        truth = Truth(labelled.yx_px - margin, np.full(len(labelled.yx_px), 2), 1.0, "real")
+        score = tuned_log(inner, truth)
+        print(f"{labelled.name}, LoG tuned on its labels: F1 {score.f1:.4f}, rms {score.rms_pm / 1e3:.3f} px")
+
+    if options.kind in (None, "tmd"):
+        for labelled in tungsten_diselenide():
+            tell_log(labelled)
+            tell(labelled, "tmd-stem", None)
+            tell(labelled, "tmd-stem", "auto")
+            tell(labelled, "columns-stem", None)
+    if options.kind in (None, "columns"):
+        tell_log(atomid())
+        tell(atomid(), "columns-stem", None)
+    if options.kind in (None, "graphene"):
+        for size in (None, "auto"):
+            path = data_path(*GRAPHENE_TIF)
+            found, _, summary = found_in(path, options.engine or "graphene-hrtem", size)
+            pixel_nm = 0.01196
+            if size == "auto":
+                pixel_nm = summary["scales"][str(path)]["pixel_size_nm"]
+            length = bonds_nm(found, pixel_nm) * 10
+            print(
+                f"{path.name}, scale {summary.get('scales') or 'of the file'}: {len(found)} atoms, {len(length)} bonds "
+                f"of whole neighbourhoods: mean {length.mean():.3f} Å, standard deviation {length.std():.3f} Å"
+            )
+
+
+if __name__ == "__main__":
+    main()
