@@ -19,6 +19,21 @@ Say = Callable[[str], None]
 Profile = tuple[tuple[int, ...], ...]
 
 
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """TensorRT calls our logger while it holds a lock of its own; were an old builder collected then, it would wait
+    for that lock for ever."""
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@_no_garbage_collection()
 def compile_plan(
     trt: Any,
     network: bytes,
@@ -48,19 +63,6 @@ def compile_plan(
     EngineMismatch
         If the network cannot be read or built: the layer is named.
     """
-    with _no_garbage_collection():
-        return _compile(trt, network, profiles, name, cache, turing, say)
-
-
-def _compile(
-    trt: Any,
-    network: bytes,
-    profiles: Sequence[Profile],
-    name: str,
-    cache: bytes | None,
-    turing: bool,
-    say: Say,
-) -> tuple[bytes, bytes]:
     library = f"{trt.__name__} {trt.__version__}"
     heard: list[str] = []
     logger = _logger(trt, heard)
@@ -103,20 +105,6 @@ def _compile(
         )
     timings = b"" if cache is None else bytes(config.get_timing_cache().serialize())
     return bytes(plan), timings
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """TensorRT calls our logger while it holds a lock of its own; were an old builder collected then, it would wait
-    for that lock for ever."""
-    was_on = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _parser_errors(parser: Any) -> str:

@@ -18,7 +18,8 @@ from stream.config import Settings
 from stream.frame import Frame, Gap, Item, RecordingError, SeriesEnd, SeriesHeader
 from stream.ingest import ZmqSource
 from stream.record import Recorder
-from stream.ring import RingWriter, Semaphore, newest_header
+from stream.ring import RingWriter, Semaphore
+from stream.ring_root import newest_header
 
 DRAIN_S = 5.0  # how long after "stop" frames already on their way are still taken in
 

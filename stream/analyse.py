@@ -23,6 +23,7 @@ from stream.pipeline import Analysis, Seen
 from stream.publish import ResultsPublisher
 from stream.ring import RingReader, Semaphore
 from stream.tell import frame_message, map_message, series_message
+from stream.warm_up import warm_up
 
 log = logging.getLogger("hopscope.analyse")
 
@@ -130,7 +131,7 @@ def analyse(
         return
     with closing(where):
         analysis = Analysis(settings, where)
-        analysis.warm_up()
+        warm_up(where, settings.tracking.lag_frames)
         if orders.await_cue():
             _run(orders, settings, analysis, ring, ready, freed, results_endpoint, checkpoint)
 

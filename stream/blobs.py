@@ -102,7 +102,7 @@ def find_blobs(image: np.ndarray, period_px: float, contrast: Contrast) -> Blobs
     # the mean absolute value, as a standard deviation: J. Immerkær, CVIU 64 (1996) 300
     pixel_noise = np.sqrt(np.pi / 2) / 6 * float(np.abs(convolve(picture, _NOISE_KERNEL)).mean())
     noise = pixel_noise / (np.sqrt(2 * np.pi) * sigma)  # the kernel's norm
-    return Blobs(yx + _parabola(response, yx), height, noise)
+    return Blobs(yx + parabola(response, yx), height, noise)
 
 
 def particles(blobs: Blobs) -> Blobs:
@@ -135,7 +135,7 @@ def outstanding(blobs: Blobs, period_px: float, far: float = 7.0) -> Blobs:
     return blobs.take(which)
 
 
-def _parabola(image: np.ndarray, yx: np.ndarray) -> np.ndarray:
+def parabola(image: np.ndarray, yx: np.ndarray) -> np.ndarray:
     """Sub-pixel offsets (n, 2) of maxima at inner pixels (n, 2), from a parabola along each axis."""
     y, x = yx.T
     offsets = []

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stream.device import DEVICES
+from stream.frame import CalibrationError, SeriesHeader
 
 
 class SettingsError(Exception):
@@ -130,6 +132,27 @@ def parse_settings(raw: dict[str, Any], where: str) -> Settings:
     except ValidationError as error:
         faults = [_explain(list(e["loc"]), e["type"], e["msg"], e.get("input")) for e in error.errors()]
         raise SettingsError(f"{where}: " + "; ".join(faults)) from None
+
+
+def calibrated(header: SeriesHeader, camera: Camera) -> SeriesHeader:
+    """The header with what the stream did not say filled in from site.toml.
+
+    Raises
+    ------
+    CalibrationError
+        If pixel size or frame period are known from neither.
+    """
+    site_nm = None if isinstance(camera.pixel_size_nm, str) else camera.pixel_size_nm
+    pixel_size_nm = site_nm or header.pixel_size_nm
+    period_s = header.frame_period_s or camera.frame_period_s
+    for name, value in (("pixel_size_nm", pixel_size_nm), ("frame_period_s", period_s)):
+        if value is None:
+            raise CalibrationError(
+                f"series {header.series_id} cannot be analysed: expected camera.{name} in site.toml or "
+                f"{name} in the stream, got neither; set it under [camera] in site.toml"
+            )
+    dose = header.dose_rate_e_nm2_s or camera.dose_rate_e_nm2_s
+    return replace(header, pixel_size_nm=pixel_size_nm, frame_period_s=period_s, dose_rate_e_nm2_s=dose)
 
 
 def _explain(loc: list[Any], kind: str, message: str, value: object) -> str:

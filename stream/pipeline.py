@@ -6,31 +6,29 @@ Live (stream.analyse) and in replay (stream.offline) the frames go through the s
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from stream.appearance import Picture
 from stream.batching import BatchSize
-from stream.columns import Columns, find_columns
-from stream.config import Settings
+from stream.columns import Columns
+from stream.config import Settings, calibrated
 from stream.drift import Shift
 from stream.find import Where
-from stream.frame import CalibrationError, Encoding, Frame, Gap, SeriesHeader
+from stream.frame import Frame, Gap, SeriesHeader
 from stream.hopping import Hop
 from stream.infer import Found, own_pixel_size_nm
 from stream.maps import SpecimenMap
+from stream.tally import Tally
 from stream.tracking import Tracked, Tracker
 
 log = logging.getLogger("hopscope.analyse")
-WARM_UP_SHAPE_YX = (512, 512)
-WARM_UP_DTYPES = ("u1", "u2", "u4")  # of cameras
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +78,8 @@ class Analysis:
         self.tracker: Tracker | None = None
         self._under_way: deque[_Batch] = deque()
         self._size = BatchSize(settings.engine.latency_ms / 1e3, 1)
-        self._next_index: int | None = None
+        self._tally = Tally()
         self._restored: dict[str, np.ndarray] | None = None
-        self._counters: Counter[str] = Counter(analysed=0, columns=0, sites=0, events=0, hops=0)
-        self._gaps: Counter[str] = Counter()
 
     def begin(self, header: SeriesHeader) -> None:
         """Make ready for a series; the same series again (acquire was restarted) goes on as it was.
@@ -96,10 +92,10 @@ class Analysis:
             If the engine cannot read frames of this sampling.
         """
         before = self.header
-        known = calibrated(header, self.settings)
+        known = calibrated(header, self.settings.camera)
         if before is not None and self.tracker is not None and _same_series(before, known):
             return
-        self.tracker = self._next_index = None
+        self.tracker = self._tally.next_index = None
         self.header = known
         pixel_size_nm, period_s = known.pixel_size_nm or 0.0, known.frame_period_s or 0.0
         own_nm = own_pixel_size_nm(self.where.manifest, pixel_size_nm, self.settings.camera.spacing_px)
@@ -166,18 +162,17 @@ class Analysis:
         while batch.items:
             item = batch.items.pop(0)
             if isinstance(item, Gap):
-                self._miss(item)
+                self._tally.miss(item)
                 yield item
                 continue
             try:
                 one = next(found)
-                if self._next_index is not None and item.index < self._next_index:
-                    self._counters["out_of_order"] += 1
+                if not self._tally.due(item.index):
                     continue
                 t_ns = self._time_ns(item)
                 if one is None or t_ns is None:
                     gap = Gap(item.series_id, item.index, 1, "decode")
-                    self._miss(gap)
+                    self._tally.miss(gap)
                     yield gap
                 else:
                     yield self._follow(item, t_ns, one)
@@ -190,15 +185,12 @@ class Analysis:
         if self.tracker is None or found.image is None:
             raise ValueError("columns without a series or a picture: expected begin, and pictures from cards")
         began_ns = time.perf_counter_ns()
-        self._expect(frame.index)
         columns, picture = found.columns, Picture(found.image, self.where.zoom_yx)
         tracked = self.tracker.update(frame.index, t_ns, columns.yx_px, columns.score, picture)
-        self._next_index = frame.index + 1
-        self._count(tracked.events)
-        self._counters["analysed"] += 1
-        self._counters["columns"] = len(columns.score)
         sites = self.tracker.sites
-        self._counters["sites"] = int(np.count_nonzero(~sites.proposed[sites.awake]))
+        believed = int(np.count_nonzero(~sites.proposed[sites.awake]))
+        self._tally.see(frame.index, len(columns.score), believed)
+        self._tally.add(tracked.events)
         stage_ms = {**found.stage_ms, "track": (time.perf_counter_ns() - began_ns) / 1e6}
         return Seen(frame.index, t_ns, frame.recv_ns, columns, found.image, tracked, stage_ms)
 
@@ -218,7 +210,7 @@ class Analysis:
     def finish(self) -> list[Hop]:
         """End the series, of which nothing is under way: the events that were held back for confirmation."""
         held = self.tracker.finish() if self.tracker is not None else []
-        self._count(held)
+        self._tally.add(held)
         self.tracker = None
         return held
 
@@ -234,9 +226,9 @@ class Analysis:
     def _pause(self, items: Sequence[Frame | Gap]) -> None:
         for item in items:
             if isinstance(item, Gap):
-                self._miss(item)
+                self._tally.miss(item)
             else:
-                self._miss(Gap(item.series_id, item.index, 1, "paused"))
+                self._tally.miss(Gap(item.series_id, item.index, 1, "paused"))
                 item.release()
 
     def draw_maps(self) -> dict[str, SpecimenMap]:
@@ -247,53 +239,21 @@ class Analysis:
 
     def report(self) -> dict[str, Any]:
         """Counters and gaps so far."""
-        return {"counters": dict(self._counters), "gaps": dict(self._gaps)}
-
-    def warm_up(self) -> None:
-        """Compile and load everything a first frame would have to wait for."""
-        manifest, lag = self.where.manifest, self.settings.tracking.lag_frames
-        rng, image = np.random.default_rng(0), np.empty(0)
-        mask = np.zeros(WARM_UP_SHAPE_YX, np.bool_)
-        mask[100:140, 100:140] = True  # so many that pixels are unknown after resampling, too
-        as_it_is_and_resampled = manifest.nominal_nm_px, 0.6 * manifest.sampling_nm_px[0]
-        for pixel_size_nm in as_it_is_and_resampled[: 1 if self.where.on_cards else 2]:
-            for dtype in WARM_UP_DTYPES:
-                counts = rng.poisson(10, WARM_UP_SHAPE_YX).astype(dtype)
-                encoding = Encoding(WARM_UP_SHAPE_YX, counts.dtype)
-                for bad_pixels in (None, mask):
-                    header = SeriesHeader(0, WARM_UP_SHAPE_YX, counts.dtype, bad_pixels=bad_pixels)
-                    self.where.begin(header, pixel_size_nm)
-                    image = self.where.picture(Frame(0, 0, None, 0, memoryview(counts.tobytes()), encoding))
-        maps = np.ones((2, 16, 16), np.float32)
-        maps[:, 4:6, 4:6] = [[[0.1]], [[0.9]]]  # a plateau, and a peak that is too near to it
-        maps[:, 4, 8] = 0.2, 0.8
-        find_columns(maps, 1, 0.5, 6.0)
-
-        image = np.resize(image, WARM_UP_SHAPE_YX).astype(np.float32)
-        lattice = 14.0 * np.argwhere(np.ones((30, 30)))
-        tracker = Tracker(WARM_UP_SHAPE_YX, manifest.nominal_nm_px, 1.0, lag=lag)
-        for index in range(4 * lag):
-            there = np.delete(lattice, index // 10, axis=0)  # one after the other comes and goes
-            leap_px = 5.0 * (index >= 2 * lag)
-            seen = image if index % 2 else image[:, :-1]  # in the middle of a padded batch, or all of it
-            tracker.update(index, index * 10**9, there + leap_px, None, Picture(seen))
-        tracker.finish()
-        tracker.maps()
+        return self._tally.report()
 
     def state(self) -> dict[str, np.ndarray]:
         """The tracker's state with the series it belongs to, for a checkpoint."""
-        if self.tracker is None or self.header is None or self._next_index is None:
+        if self.tracker is None or self.header is None or self._tally.next_index is None:
             return {}
-        place = np.array([self.header.series_id, self._next_index, *self.header.shape_yx], np.int64)
+        place = np.array([self.header.series_id, self._tally.next_index, *self.header.shape_yx], np.int64)
         calibration = np.array([self.header.pixel_size_nm, self.header.frame_period_s])
-        counted = np.array(json.dumps([self._counters, self._gaps]))
+        counted = np.array(self._tally.to_json())
         return {"place": place, "calibration": calibration, "counted": counted, **self.tracker.state()}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Go on from a checkpoint: its counters now, its tracker when the same series is seen again."""
         if state:
-            counters, gaps = json.loads(str(state["counted"]))
-            self._counters, self._gaps = Counter(counters), Counter(gaps)
+            self._tally.restore(str(state["counted"]))
             self._restored = state
 
     def _go_on_from_checkpoint(self) -> None:
@@ -306,23 +266,7 @@ class Analysis:
         if same and calibration == tuple(state["calibration"].tolist()):
             mine = ("place", "calibration", "counted")
             self.tracker.restore({k: v for k, v in state.items() if k not in mine})
-            self._next_index = next_index
-
-    def _miss(self, gap: Gap) -> None:
-        """Note frames that were not seen; the tracker knows from the next frame's time how long it was.
-
-        After a restart a gap may reach back over frames that the checkpoint remembers: those do not count.
-        """
-        self._expect(gap.first)
-        end = gap.first + gap.count
-        first = gap.first if self._next_index is None else max(gap.first, self._next_index)
-        self._gaps[gap.reason] += max(end - first, 0)
-        self._next_index = max(end, first)
-
-    def _expect(self, index: int) -> None:
-        """Frames between the last one and this that nobody accounted for were lost in a restart."""
-        if self._next_index is not None and index > self._next_index:
-            self._gaps["restart"] += index - self._next_index
+            self._tally.next_index = next_index
 
     def _time_ns(self, frame: Frame) -> int | None:
         """When it was taken, by the detector's clock; None if that is not after the last one."""
@@ -335,32 +279,6 @@ class Analysis:
             log.warning("frame %d is left out: %s", frame.index, error)
             return None
         return t_ns
-
-    def _count(self, events: list[Hop]) -> None:
-        self._counters["events"] += len(events)
-        self._counters["hops"] += sum(event.kind == "hop" for event in events)
-
-
-def calibrated(header: SeriesHeader, settings: Settings) -> SeriesHeader:
-    """The header with what the stream did not say filled in from site.toml.
-
-    Raises
-    ------
-    CalibrationError
-        If pixel size or frame period are known from neither.
-    """
-    camera = settings.camera
-    site_nm = None if isinstance(camera.pixel_size_nm, str) else camera.pixel_size_nm
-    pixel_size_nm = site_nm or header.pixel_size_nm
-    period_s = header.frame_period_s or camera.frame_period_s
-    for name, value in (("pixel_size_nm", pixel_size_nm), ("frame_period_s", period_s)):
-        if value is None:
-            raise CalibrationError(
-                f"series {header.series_id} cannot be analysed: expected camera.{name} in site.toml or "
-                f"{name} in the stream, got neither; set it under [camera] in site.toml"
-            )
-    dose = header.dose_rate_e_nm2_s or camera.dose_rate_e_nm2_s
-    return replace(header, pixel_size_nm=pixel_size_nm, frame_period_s=period_s, dose_rate_e_nm2_s=dose)
 
 
 def _same_series(a: SeriesHeader, b: SeriesHeader) -> bool:

@@ -2,50 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numba import njit
 
 UNOBSERVED, MISSED, DETECTED = 0, 1, 2  # what a frame says of a place
+GATE = 0.35  # of the spacing: a column nearer than this to a place is its column
 
 
-_BLIND = 0.25  # of the pixels around a place: if so many are bad, it is not seen
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """Sites that were born, proposed or woken, with what the past says of them.
 
-
-@njit(cache=True, nogil=True)
-def in_frame(yx_nm, pixel_size_nm, shift, margin_px, shape):
-    """(n,) bool, whether specimen positions (n, 2) lie in a frame, so far from its border, under a shift (2,) in px."""
-    inside = np.empty(len(yx_nm), np.bool_)
-    for k in range(len(yx_nm)):
-        y, x = yx_nm[k, 0] / pixel_size_nm + shift[0], yx_nm[k, 1] / pixel_size_nm + shift[1]
-        inside[k] = (margin_px <= y <= shape[0] - 1 - margin_px) and (
-            margin_px <= x <= shape[1] - 1 - margin_px
-        )
-    return inside
-
-
-class BlindSpots:
-    """Where the camera's bad pixels hide a column.
-
-    Parameters
+    Attributes
     ----------
-    bad_pixels : (ny, nx) bool, True where a pixel must not be believed.
+    site : (b,) i8, their rows: woken ones first, then new ones, which are the last of all.
+    history : (memory - 1, b) u1, their codes in the frames before this one, oldest first.
+    empty_frames : (b,) f8, how many frames before those had the place in view, and nothing there; of a woken site,
+        since it was retired.
     """
 
-    def __init__(self, bad_pixels: np.ndarray) -> None:
-        self._bad = np.zeros(np.add(bad_pixels.shape, 1), np.int64)  # that many above and left of a corner
-        self._bad[1:, 1:] = bad_pixels.cumsum(axis=0).cumsum(axis=1)
+    site: np.ndarray
+    history: np.ndarray
+    empty_frames: np.ndarray
 
-    def hide(self, yx_px: np.ndarray, reach_px: float) -> np.ndarray:
-        """(n,) bool, whether a quarter of the pixels within `reach_px` of positions (n, 2) or more are bad; what lies
-        outside of the frame is not."""
-        low, high = (np.rint(yx_px + side * reach_px).astype(np.int64) for side in (-1, 1))
-        last = np.array(self._bad.shape) - 1
-        (top, left), (bottom, right) = np.clip(low, 0, last).T, np.clip(high + 1, 0, last).T
-        bad = (
-            self._bad[bottom, right] - self._bad[top, right] - self._bad[bottom, left] + self._bad[top, left]
-        )
-        pixels = (bottom - top) * (right - left)
-        return (pixels > 0) & (bad >= _BLIND * pixels)
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What one frame says of the sites.
+
+    Attributes
+    ----------
+    column_site : (n,) i8, the site of each column, or -1.
+    code : (m,) u1 per site, new ones included: UNOBSERVED, MISSED or DETECTED.
+    begun : the sites that are looked at from this frame on.
+    """
+
+    column_site: np.ndarray
+    code: np.ndarray
+    begun: Begun
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -26,7 +26,7 @@ from stream.analyse import analyse
 from stream.config import Settings
 from stream.crashsafe import repair
 from stream.overlay.server import serve
-from stream.ring import create_root, remove
+from stream.ring_root import create_root, remove
 from stream.summary import Session
 
 log = logging.getLogger("hopscope")

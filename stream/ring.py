@@ -14,26 +14,23 @@ side can leave the other waiting. The semaphores only wake sleepers, they guard 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from multiprocessing.shared_memory import SharedMemory
-from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 
 from stream.frame import Encoding, Frame, Gap, Item, SeriesEnd, SeriesHeader
+from stream.ring_root import generation, lock_path, segment_name, set_generation
 from stream.segment import (
     ALGORITHMS,
     FREE,
     LEASED,
-    PAGE,
     READY,
     REASONS,
     WRITING,
     RingLock,
     Segment,
-    mapped,
     unlink,
 )
 
@@ -112,10 +109,10 @@ class RingWriter:
                 self._freed.acquire(True, 0.1)
             self._segment.close()
         with self._lock:
-            number = _generation(self._root) + 1
+            number = generation(self._root) + 1
             unlink(segment_name(self._base, number - 2))  # the last but one has no reader any more
             self._segment = Segment.create(segment_name(self._base, number), header, self._budget_bytes)
-            _set_generation(self._root, number)
+            set_generation(self._root, number)
         self._ready.release()
 
     def _put_frame(self, segment: Segment, frame: Frame) -> None:
@@ -232,7 +229,7 @@ class RingReader:
         self._closing = [s for s in self._closing if s.leased or not s.close()]
         items: list[Item] = []
         with self._lock:
-            newest = _generation(self._root)
+            newest = generation(self._root)
             if self._segment is not None:
                 items += self._drain(self._segment, choose)
                 if not items and self._segment.shape["ended"][0] and not self._end_told:
@@ -314,48 +311,3 @@ class RingReader:
             buffer=segment.counts(slot, encoding.frame_bytes),
             on_release=give_back,
         )
-
-
-def newest_header(base: str) -> SeriesHeader | None:
-    """The header of the series put last, by whoever put it; None if there was none yet."""
-    root = SharedMemory(base)
-    number = _generation(root)
-    root.close()
-    if not number:
-        return None
-    segment = Segment(SharedMemory(segment_name(base, number)))
-    header = segment.header()
-    segment.close()
-    return header
-
-
-def create_root(base: str) -> SharedMemory:
-    """The small segment that says which series segment is newest; its owner is the supervisor."""
-    lock_path(base).touch()
-    return SharedMemory(base, create=True, size=PAGE)
-
-
-def remove(root: SharedMemory) -> None:
-    """Take away the root and every segment that hangs on it."""
-    number = _generation(root)
-    for n in range(number, max(number - 3, 0), -1):
-        unlink(segment_name(root.name.lstrip("/"), n))
-    lock_path(root.name.lstrip("/")).unlink(missing_ok=True)
-    root.close()
-    root.unlink()
-
-
-def lock_path(base: str) -> Path:
-    return Path(tempfile.gettempdir()) / f"{base}.lock"
-
-
-def segment_name(base: str, number: int) -> str:
-    return f"{base}-{number}"
-
-
-def _generation(root: SharedMemory) -> int:
-    return int.from_bytes(mapped(root)[:8], "little")
-
-
-def _set_generation(root: SharedMemory, number: int) -> None:
-    mapped(root)[:8] = number.to_bytes(8, "little")

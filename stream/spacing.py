@@ -22,7 +22,7 @@ from scipy.fft import dctn, fft2, fftfreq, fftshift, idctn, ifft2, irfft2, rfft2
 from scipy.ndimage import gaussian_filter, maximum_filter
 from skimage.morphology import reconstruction
 
-from stream.blobs import Contrast
+from stream.blobs import Contrast, parabola
 from stream.frame import CalibrationError
 from stream.spectrum import Peaks, filled, seen_in_words, spectrum_peaks
 
@@ -196,7 +196,7 @@ def _nearest_px(drawn: np.ndarray, cell: np.ndarray) -> float | None:
     if len(tops) == 0:
         return None
     wrapped = np.pad(drawn, 1, mode="wrap")
-    yx = np.array([top + _parabola(wrapped, top + 1) for top in tops]) / drawn.shape @ cell
+    yx = (tops + parabola(wrapped, tops + 1)) / drawn.shape @ cell
     steps = np.array([(h, k) for h in range(-2, 3) for k in range(-2, 3)]) @ cell
     apart = np.linalg.norm(yx[:, None, None] - yx[:, None] - steps, axis=-1).reshape(len(yx), -1)
     return float(np.median(np.where(apart > 1e-6, apart, np.inf).min(axis=1)))
@@ -255,21 +255,11 @@ def _refined(correlation: np.ndarray, cell: np.ndarray, height: float) -> np.nda
             top = np.array(np.unravel_index(around.argmax(), around.shape)) - 2
             if around.max() < _REPEATED * height:
                 return None
-            yx.append(at + top + _parabola(correlation, at + top) - middle)
+            yx.append(at + top + parabola(correlation, (at + top)[None])[0] - middle)
             weight.append(around.max())
         root = np.sqrt(weight)[:, None]
         cell = np.linalg.lstsq(root * orders, root * np.array(yx), rcond=None)[0]
     return cell
-
-
-def _parabola(image: np.ndarray, yx: np.ndarray) -> np.ndarray:
-    """Sub-pixel offset (2,) of the maximum at pixel yx."""
-    y, x = yx
-    offset = []
-    for before, after in ((image[y - 1, x], image[y + 1, x]), (image[y, x - 1], image[y, x + 1])):
-        curvature = min(before - 2 * image[y, x] + after, -1e-12)
-        offset.append(np.clip((before - after) / (2 * curvature), -0.5, 0.5))
-    return np.array(offset)
 
 
 def _mean_cell(flat: np.ndarray, window: np.ndarray, cell: np.ndarray) -> np.ndarray:

@@ -16,8 +16,8 @@ from stream.hopping import Hop, Hopping
 from stream.lattice import empty_places
 from stream.maps import SpecimenMap, event_map, occurrence_map
 from stream.occupancy import Occupancy, OccupancyFilter
-from stream.places import DETECTED, UNOBSERVED
-from stream.sites import Begun, SiteMap
+from stream.places import DETECTED, UNOBSERVED, Begun
+from stream.sites import SiteMap
 
 _MEMORY = 10  # frames of which candidates keep what was seen
 _PROPOSE_EVERY = 20, 100  # frames: a tenth of all so far, within these

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import gaussian_laplace, maximum_filter
 
+from stream.blobs import parabola
 from training.dataset import Truth
 from training.evaluate import Score, judge
 
@@ -24,21 +25,9 @@ def tuned_log(image: np.ndarray, truth: Truth) -> Score:
             peak = (signed == maximum_filter(signed, size=2 * round(sigma) + 1)) & (signed > 0)
             yx = np.argwhere(peak)
             height = signed[peak]
-            yx = yx + _parabola(signed, yx)
+            yx = yx + parabola(np.pad(signed, 1, mode="edge"), yx + 1)
             for part in np.linspace(0, 1, _THRESHOLDS, endpoint=False):
                 score = judge(yx[height >= np.quantile(height, part)], truth)
                 if score.f1 > best.f1:
                     best = score
     return best
-
-
-def _parabola(image: np.ndarray, yx: np.ndarray) -> np.ndarray:
-    """Sub-pixel offsets (n, 2) of maxima at integer pixels (n, 2), from a parabola along each axis."""
-    padded = np.pad(image, 1, mode="edge")
-    y, x = yx.T + 1
-    offsets = []
-    for dy, dx in ((1, 0), (0, 1)):
-        before, here, after = padded[y - dy, x - dx], padded[y, x], padded[y + dy, x + dx]
-        curvature = np.minimum(before - 2 * here + after, -1e-12)
-        offsets.append(np.clip((before - after) / (2 * curvature), -0.5, 0.5))
-    return np.stack(offsets, -1)

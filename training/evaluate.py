@@ -66,6 +66,17 @@ class Score:
         """Root mean square distance (over both axes together) of the columns found, in pm."""
         return 1e3 * float(np.sqrt(self.squared_error_nm2 / self.found)) if self.found else float("nan")
 
+    def figures(self) -> dict[str, float]:
+        """What every report says of it, by name."""
+        return {
+            "images": self.images,
+            "columns": self.found + self.missed,
+            "f1": self.f1,
+            "precision": self.precision,
+            "recall": self.recall,
+            "rms_pm": self.rms_pm,
+        }
+
 
 def match(found_yx: np.ndarray, true_yx: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
     """Pair points one to one, nearest pairs first, none farther apart than `radius`.

@@ -205,15 +205,7 @@ def _of(table: np.ndarray, chosen: np.ndarray, dose: float | None) -> np.ndarray
 
 
 def _figures(score: Score) -> Row:
-    return {
-        "images": score.images,
-        "columns": score.found + score.missed,
-        "f1": score.f1,
-        "precision": score.precision,
-        "recall": score.recall,
-        "rms_pm": score.rms_pm,
-        "false": score.false,
-    }
+    return {**score.figures(), "false": score.false}
 
 
 def _found(true: np.ndarray) -> Row:

@@ -91,13 +91,8 @@ def evaluate_engine(
         },
         "time": time_per_frame(readers, {key: m.nominal_nm_px for key, m in manifests.items()}),
     }
-    report = without_nan(report)
-    out.mkdir(parents=True, exist_ok=True)
+    report = write_report(report, markdown, out)
     draw_pictures(report, out)
-    (out / "report.md").write_text(markdown(report), encoding="utf-8")
-    (out / "report.json").write_text(
-        json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
     return report
 
 
@@ -128,10 +123,23 @@ def _of_particles(measured: Measured, reading: Reading, chosen: np.ndarray) -> d
     }
 
 
-def without_nan(value: Any) -> Any:
+def write_report(
+    report: dict[str, Any], markdown: Callable[[dict[str, Any]], str], out: Path
+) -> dict[str, Any]:
+    """Write report.md and report.json into `out`; returns the report with NaN as None, as JSON has it."""
+    report = _without_nan(report)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.md").write_text(markdown(report), encoding="utf-8")
+    (out / "report.json").write_text(
+        json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    return report
+
+
+def _without_nan(value: Any) -> Any:
     """Numbers that are none as None: JSON has no NaN."""
     if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
+        return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [without_nan(item) for item in value]
+        return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

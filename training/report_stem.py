@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +14,7 @@ from training.baseline import tuned_log
 from training.evaluate import VALIDATION, Score, judge_columns, pair
 from training.measure import Reader
 from training.recipe import Recipe
-from training.report import without_nan
+from training.report import write_report
 from training.stem import StemScene
 from training.stem_images import resampled, truth_of
 from training.timing import time_per_frame
@@ -101,13 +100,7 @@ def evaluate_stem_engine(
         "confusion": {f"{dose:g}": counts.tolist() for dose, counts in confusion.items()},
         "time": time_per_frame(readers, {key: m.nominal_nm_px for key, m in manifests.items()}),
     }
-    report = without_nan(report)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "report.md").write_text("\n".join(_markdown(report)) + "\n", encoding="utf-8")
-    (out / "report.json").write_text(
-        json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-    return report
+    return write_report(report, lambda said: "\n".join(_markdown(said)) + "\n", out)
 
 
 def _total(scores: Iterable[Score]) -> Score:
@@ -116,16 +109,7 @@ def _total(scores: Iterable[Score]) -> Score:
 
 def _figures(dose: float, scores: Iterable[Score]) -> Row:
     score = _total(scores)
-    return {
-        "dose_e_angstrom2": dose,
-        "images": score.images,
-        "columns": score.found + score.missed,
-        "f1": score.f1,
-        "precision": score.precision,
-        "recall": score.recall,
-        "rms_pm": score.rms_pm,
-        "class_accuracy": score.class_accuracy,
-    }
+    return {"dose_e_angstrom2": dose, **score.figures(), "class_accuracy": score.class_accuracy}
 
 
 def _grouped(by_dose: dict[float, list[Score]], groups: dict[str, list[bool]]) -> list[Row]:

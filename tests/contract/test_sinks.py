@@ -14,7 +14,8 @@ import pytest
 from stream.frame import Encoding, Frame, Gap, Item, SeriesEnd, SeriesHeader, Sink
 from stream.nexus import read_ledger
 from stream.record import Recorder
-from stream.ring import RingReader, RingWriter, create_root, remove
+from stream.ring import RingReader, RingWriter
+from stream.ring_root import create_root, remove
 
 SHAPE = (16, 16)
 U2 = np.dtype("<u2")

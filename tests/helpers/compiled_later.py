@@ -21,6 +21,7 @@ from stream.demo import demo_phantom
 from stream.find import OnCpu
 from stream.frame import Encoding, Frame, Gap, Item
 from stream.pipeline import Analysis
+from stream.warm_up import warm_up
 
 FRAMES = 130
 
@@ -60,8 +61,9 @@ def session(zoom: float, masked: bool) -> Iterator[Item]:
 
 def main() -> None:
     with open_engine(sys.argv[1]) as engine:
-        analysis = Analysis(Settings(), OnCpu(engine, "a test"))
-        analysis.warm_up()
+        settings, where = Settings(), OnCpu(engine, "a test")
+        warm_up(where, settings.tracking.lag_frames)
+        analysis = Analysis(settings, where)
         before = compiled()
         for zoom, masked in ((1.0, False), (1.0, True), (0.6, False), (0.6, True)):
             for item in session(zoom, masked):

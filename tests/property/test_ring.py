@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.frame import Encoding, Frame, Gap, Item, SeriesEnd, SeriesHeader
-from stream.ring import Policy, RingReader, RingWriter, create_root, remove
+from stream.ring import Policy, RingReader, RingWriter
+from stream.ring_root import create_root, remove
 
 SHAPE = (8, 16)
 HEADER = SeriesHeader(7, SHAPE, np.dtype("<u2"), frame_period_s=0.01, metadata={"note": "µ"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stream import sites as sites_module
+from stream import lives, views
 from stream.hopping import Hop
 from stream.tracking import Tracker
 from tests.helpers.detections import SPACING_PX, particle
@@ -17,8 +17,8 @@ IDLE, REST = 150, 400
 
 @pytest.fixture(autouse=True)
 def _short_lives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sites_module, "_IDLE", IDLE)
-    monkeypatch.setattr(sites_module, "_REST", REST)
+    monkeypatch.setattr(lives, "_IDLE", IDLE)
+    monkeypatch.setattr(lives, "_REST", REST)
 
 
 class Followed:
@@ -168,13 +168,13 @@ def test_goes_on_from_its_state_through_lives_and_mergers():
     assert a.events == b.events
 
 
-def test_shifts_of_the_past_are_remembered_in_bounded_memory():
-    tracker = Tracker(SHAPE, PIXEL_NM, PERIOD_S)
-    sites = tracker.sites
+def test_shifts_of_the_past_are_remembered_in_bounded_memory(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(views, "_MOST_VIEWS", 500)
+    looked = views.Views(SHAPE, PIXEL_NM, 10, None)
     place = np.array([[250.0, 250.0]]) * PIXEL_NM
     for k in range(20_000):
-        sites._note_view(0.5 * k, -0.5 * k)
-    assert len(sites._views) <= sites_module._MOST_VIEWS
+        looked.note(np.array([0.5 * k, -0.5 * k]), 0.0, lost=False)
+    assert len(looked.state()["before"]) <= 500
     # in view until it has moved by 250 px less the margin, along one axis
-    margin = (0.5 + 0.35) * sites.spacing_px
-    assert sites._in_view_before(place)[0] == pytest.approx((250 - margin) / 0.5, abs=40)
+    margin = (0.5 + 0.35) * SPACING_PX
+    assert looked.before(place, SPACING_PX)[0] == pytest.approx((250 - margin) / 0.5, abs=40)

@@ -26,10 +26,10 @@ def see(sites: SiteMap, frame: int, yx_px, shift=REST, lost=False):
 def test_a_candidate_becomes_a_site_when_seen_in_k_of_n(k, n):
     sites = site_map(born_after=k, born_within=n)
     for frame in range(k - 1):
-        assert see(sites, frame, [[100, 100]]).history.shape[1] == 0
+        assert see(sites, frame, [[100, 100]]).begun.history.shape[1] == 0
     for frame in range(k - 1, n - 1):  # missed as often as allowed
-        assert see(sites, frame, []).history.shape[1] == 0
-    assert see(sites, n - 1, [[100, 100]]).history.shape[1] == 1
+        assert see(sites, frame, []).begun.history.shape[1] == 0
+    assert see(sites, n - 1, [[100, 100]]).begun.history.shape[1] == 1
     assert len(sites) == 1
     assert sites.born_frame.tolist() == [0]
     assert see(sites, n, [[100, 100]]).column_site.tolist() == [0]
@@ -64,13 +64,13 @@ def test_a_column_that_appears_late_is_born_with_its_history():
     for frame in range(300):
         see(sites, frame, [[200, 200]])
     for frame in range(300, 302):
-        assert see(sites, frame, [[200, 200], [100, 100]]).history.shape[1] == 0
+        assert see(sites, frame, [[200, 200], [100, 100]]).begun.history.shape[1] == 0
     sighting = see(sites, 302, [[200, 200], [100.5, 100]])
     assert sites.born_frame.tolist() == [0, 300]
     assert sighting.column_site.tolist() == [0, -1]  # it was a column of no site yet
     assert sighting.code.tolist() == [DETECTED, DETECTED]
-    assert sighting.history[:, 0].tolist() == [MISSED] * 7 + [DETECTED] * 2  # frames 293 to 301
-    assert sighting.empty_frames.tolist() == [293.0]  # frames 0 to 292
+    assert sighting.begun.history[:, 0].tolist() == [MISSED] * 7 + [DETECTED] * 2  # frames 293 to 301
+    assert sighting.begun.empty_frames.tolist() == [293.0]  # frames 0 to 292
     assert sites.code_before(0).tolist() == [DETECTED, DETECTED]
 
 
@@ -82,8 +82,8 @@ def test_what_was_out_of_view_or_lost_is_not_held_against_a_place():
     for frame in range(21, 24):
         sighting = see(sites, frame, [[100, 100], [450, 300]])
     assert sites.born_frame.tolist() == [0, 21]
-    assert sighting.history[:, 0].tolist() == [UNOBSERVED] * 3 + [DETECTED] * 2
-    assert sighting.empty_frames.tolist() == [0.0]
+    assert sighting.begun.history[:, 0].tolist() == [UNOBSERVED] * 3 + [DETECTED] * 2
+    assert sighting.begun.empty_frames.tolist() == [0.0]
     see(sites, 24, [[30, 300]], shift=np.array([-420.0, 0.0]))
     assert sites.code_before(0).tolist() == [DETECTED, UNOBSERVED]
     see(sites, 25, [[100, 100]], lost=True)
@@ -155,8 +155,8 @@ def test_goes_on_from_its_state():
     for i in range(30, 60):
         a, b = (see(s, i, frames[i] + shifts[i], shifts[i], lost=i == 40) for s in (sites, other))
         np.testing.assert_array_equal(a.column_site, b.column_site)
-        np.testing.assert_array_equal(a.history, b.history)
-        np.testing.assert_array_equal(a.empty_frames, b.empty_frames)
+        np.testing.assert_array_equal(a.begun.history, b.begun.history)
+        np.testing.assert_array_equal(a.begun.empty_frames, b.begun.empty_frames)
     assert sites.state().keys() == other.state().keys()
     for key, value in sites.state().items():
         np.testing.assert_array_equal(value, other.state()[key])

@@ -1,4 +1,4 @@
-"""What `Analysis.warm_up` promises: no frame of a session waits for a compiler."""
+"""What `warm_up` promises: no frame of a session waits for a compiler."""
 
 from __future__ import annotations
 

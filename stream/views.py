@@ -1,0 +1,142 @@
+"""What of the specimen the frames showed so far: a place nobody asked about has a past, too.
+
+The last frames are remembered one by one; of those before, only how many had which shift.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from stream.drift import turned
+from stream.places import GATE, MISSED, UNOBSERVED
+
+_MARGIN = 0.5  # of the spacing: nearer to the border, detection is not to be trusted
+_BLIND = 0.25  # of the pixels around a place: if so many are bad, it is not seen
+_VIEW_PX = 4.0  # shifts of past frames are remembered so closely
+_MOST_VIEWS = 4096  # shifts remembered; with more of them, they are remembered less closely
+
+
+@njit(cache=True, nogil=True)
+def _in_frame(yx_nm, pixel_size_nm, shift, margin_px, shape):
+    """(n,) bool, whether specimen positions (n, 2) lie in a frame, so far from its border, under a shift (2,) in px."""
+    inside = np.empty(len(yx_nm), np.bool_)
+    for k in range(len(yx_nm)):
+        y, x = yx_nm[k, 0] / pixel_size_nm + shift[0], yx_nm[k, 1] / pixel_size_nm + shift[1]
+        inside[k] = (margin_px <= y <= shape[0] - 1 - margin_px) and (
+            margin_px <= x <= shape[1] - 1 - margin_px
+        )
+    return inside
+
+
+class BlindSpots:
+    """Where the camera's bad pixels hide a column.
+
+    Parameters
+    ----------
+    bad_pixels : (ny, nx) bool, True where a pixel must not be believed.
+    """
+
+    def __init__(self, bad_pixels: np.ndarray) -> None:
+        self._bad = np.zeros(np.add(bad_pixels.shape, 1), np.int64)  # that many above and left of a corner
+        self._bad[1:, 1:] = bad_pixels.cumsum(axis=0).cumsum(axis=1)
+
+    def hide(self, yx_px: np.ndarray, reach_px: float) -> np.ndarray:
+        """(n,) bool, whether a quarter of the pixels within `reach_px` of positions (n, 2) or more are bad; what lies
+        outside of the frame is not."""
+        low, high = (np.rint(yx_px + side * reach_px).astype(np.int64) for side in (-1, 1))
+        last = np.array(self._bad.shape) - 1
+        (top, left), (bottom, right) = np.clip(low, 0, last).T, np.clip(high + 1, 0, last).T
+        bad = (
+            self._bad[bottom, right] - self._bad[top, right] - self._bad[bottom, left] + self._bad[top, left]
+        )
+        pixels = (bottom - top) * (right - left)
+        return (pixels > 0) & (bad >= _BLIND * pixels)
+
+
+class Views:
+    """Where the camera looked.
+
+    Parameters
+    ----------
+    shape_yx, pixel_size_nm : of the frames.
+    memory : frames that are remembered one by one.
+    bad_pixels : (ny, nx) bool, True where a pixel must not be believed: a place behind many of them is not seen.
+    """
+
+    def __init__(
+        self, shape_yx: tuple[int, int], pixel_size_nm: float, memory: int, bad_pixels: np.ndarray | None
+    ) -> None:
+        self._shape, self._pixel_size_nm = np.asarray(shape_yx, np.float64), pixel_size_nm
+        self._blind = BlindSpots(bad_pixels) if bad_pixels is not None and bad_pixels.any() else None
+        self._last = np.zeros((memory, 4))  # of the last frames: shift y, x in px, turn, and 1 if observed
+        self._before: dict[tuple[int, int], int] = {}  # rounded shifts of all frames before those
+        self._step_px = _VIEW_PX
+
+    def note(self, shift_yx_px: np.ndarray, turn_rad: float, *, lost: bool) -> None:
+        """Take the next frame; one that was lost showed nothing."""
+        y, x, _, observed = self._last[0]
+        if observed:
+            self._round(y, x)
+        self._last[:-1] = self._last[1:]
+        self._last[-1] = (*shift_yx_px, turn_rad, 0.0 if lost else 1.0)
+
+    def show(
+        self,
+        yx_nm: np.ndarray,
+        spacing_px: float,
+        shift_yx_px: np.ndarray,
+        turn_rad: float = 0.0,
+        margin: float = _MARGIN,
+    ) -> np.ndarray:
+        """(n,) bool: whether specimen positions lie in a frame so shifted and turned, `margin` spacings from its
+        border, and not where the camera is blind."""
+        seen = _in_frame(yx_nm, self._pixel_size_nm, shift_yx_px, margin * spacing_px, self._shape)
+        if self._blind is not None:
+            yx_px = turned(yx_nm / self._pixel_size_nm + shift_yx_px, turn_rad, (self._shape - 1) / 2)
+            seen &= ~self._blind.hide(yx_px, GATE * spacing_px)
+        return seen
+
+    def missed(self, yx_nm: np.ndarray, spacing_px: float) -> np.ndarray:
+        """(memory, n) u1, MISSED or UNOBSERVED: what the last frames say of places without a column, oldest first.
+
+        At the very border they say nothing: a column found just outside would have opened nothing.
+        """
+        code = np.empty((len(self._last), len(yx_nm)), np.uint8)
+        for row, (y, x, turn_rad, observed) in zip(code, self._last, strict=True):
+            shown = self.show(yx_nm, spacing_px, np.array([y, x]), turn_rad, _MARGIN + GATE)
+            row[:] = np.where(shown & (observed > 0), MISSED, UNOBSERVED)
+        return code
+
+    def before(self, yx_nm: np.ndarray, spacing_px: float) -> np.ndarray:
+        """(n,) f8, how many of the frames before the last ones showed places, not at their very border."""
+        if not len(yx_nm) or not self._before:
+            return np.zeros(len(yx_nm))
+        shifts = self._step_px * np.array(list(self._before), np.float64)
+        frames = np.array(list(self._before.values()), np.float64)
+        return frames @ [self.show(yx_nm, spacing_px, shift, margin=_MARGIN + GATE) for shift in shifts]
+
+    def _round(self, y: float, x: float) -> None:
+        view = round(y / self._step_px), round(x / self._step_px)
+        self._before[view] = self._before.get(view, 0) + 1
+        if len(self._before) > _MOST_VIEWS:
+            finer, self._before = self._before, {}
+            self._step_px *= 2
+            for (v, u), frames in finer.items():
+                coarse = round(v / 2), round(u / 2)
+                self._before[coarse] = self._before.get(coarse, 0) + frames
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that `restore` needs, as copies."""
+        before = [(*view, count) for view, count in self._before.items()]
+        return {
+            "last": self._last.copy(),
+            "before": np.array(before, np.int64).reshape(-1, 3),
+            "step_px": np.array(self._step_px),
+        }
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from a `state()`."""
+        self._last = np.array(state["last"])
+        self._before = {(y, x): count for y, x, count in state["before"].tolist()}
+        self._step_px = float(state["step_px"])
