@@ -54,7 +54,9 @@ class Agreement:
 
     def __str__(self) -> str:
         told = f"F1 {self.f1:.4f}, precision {self.precision:.4f}, recall {self.recall:.4f}, rms {self.rms_px:.3f} px"
-        return told if np.isnan(self.right_class) else f"{told}, of the right sublattice {self.right_class:.4f}"
+        return (
+            told if np.isnan(self.right_class) else f"{told}, of the right sublattice {self.right_class:.4f}"
+        )
 
 
 def tungsten_diselenide() -> Iterator[Labelled]:
@@ -143,7 +145,10 @@ def main() -> None:
         scale = summary.get("scales", {}).get(str(labelled.path), {})
         told = ", ".join(f"{key} {scale[key]:.4g}" for key in ("pixel_size_nm", "spacing_px") if key in scale)
         agreement = compared(found, labelled, kinds)
-        print(f"{labelled.name}, {options.engine or engine} ({told or 'scale of the file'}): {agreement}", flush=True)
+        print(
+            f"{labelled.name}, {options.engine or engine} ({told or 'scale of the file'}): {agreement}",
+            flush=True,
+        )
 
     def tell_log(labelled: Labelled) -> None:
         with open_recording(labelled.path) as recording:
