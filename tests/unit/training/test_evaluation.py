@@ -1,8 +1,8 @@
 # ruff: noqa: E402  (what needs torch is imported after asking for it)
-"""The evaluation: what is drawn again is the same, faults are counted where they lie, the report says it all."""
+"""The evaluation: faults are counted where they lie, and the report says it all."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,144 +13,20 @@ pytest.importorskip("abtem")
 from engines.manifest import Manifest
 from engines.runtime import MODELS
 from stream.columns import Columns
+from tests.helpers.tiny_recipe import write_recipe
 from training import figures
 from training.dataset import Truth
-from training.evaluate import Score, validation_images
-from training.exitwave import CacheError
-from training.facts import PLACES, SpecimenFacts, distance_nm, specimen_facts
+from training.evaluate import Score
+from training.facts import SpecimenFacts, distance_nm
 from training.measure import COLUMN, FALSE, UNJUDGED, WHERE, Measured, Reader, measure
-from training.recipe import RecipeError, load_recipe, recipe_named
-from training.report import evaluate_engine, validation_subjects
-from training.shots import LEAST_AGREEMENT, MOST_SMEAR, Shot, shoot
-from training.specimen import ParticleSettings, make_particle
+from training.recipe import RecipeError, recipe_named
+from training.report import evaluate_engine
+from training.shots import Shot
+from training.specimen import ParticleSettings
 from training.zone_axes import known_zone_axes
 
-RECIPE = """
-name = "tiny"
-[engine]
-description = "for tests"
-[validation_specimen]
-side_px = 96
-diameter_angstrom = [10.0, 12.0]
-sampling_angstrom_px = [0.2, 0.2]
-empty_fraction = 0.0
-support_fraction = 1.0
-[specimen]
-side_px = 96
-[data]
-validation = 2
-crop_px = 64
-"""
 LEAST_TRANSFER = 0.3  # the recipe's usable_transfer
 DOSES = (1000.0, 310.0, 30.0)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """A recipe, its exit waves and facts, made once."""
-    folder = tmp_path_factory.mktemp("evaluation")
-    path = folder / "recipe.toml"
-    path.write_text(RECIPE, encoding="utf-8")
-    recipe = load_recipe(path)
-    return recipe, validation_subjects(recipe, folder)
-
-
-def test_a_specimens_atoms_are_those_of_every_version_so_far():
-    """Exit waves on disk go by settings and seed: other draws would make their columns wrong without a word."""
-    specimen = make_particle(
-        ParticleSettings(diameter_angstrom=(20.0, 50.0), tilt_deg=(0.0, 3.0), stirred_fraction=0.7), 100_004
-    )
-    assert (len(specimen.numbers), len(specimen.column_atoms)) == (3613, 324)
-    assert specimen.xyz_angstrom.sum(0) == pytest.approx(
-        [112179.61848770735, 119057.69897519573, 99458.29425824211], rel=1e-9
-    )
-    assert specimen.thermal_angstrom == pytest.approx(0.07496244833887895, rel=1e-9)
-
-
-@pytest.mark.parametrize(("zone", "full"), [("100", 8), ("110", 6), ("111", 6)])
-def test_places_of_columns_are_counted_in_the_crystal_whatever_its_tilt(zone, full):
-    settings = ParticleSettings(
-        zone_axes=(zone,), tilt_deg=(5.0, 5.0), empty_fraction=0.0, support_fraction=0.0
-    )
-    facts, specimen = specimen_facts(settings, 3), make_particle(settings, 3)
-    assert facts.zone_axis == zone
-    assert facts.tilt_deg == 5.0
-    lattice = specimen.column_lattice_nm
-    apart = np.hypot(*(lattice[:, None] - lattice[None]).transpose(2, 0, 1))
-    assert apart[apart > 0].min() == pytest.approx(facts.spacing_nm, rel=1e-6)
-    around = (apart < 1.5 * facts.spacing_nm).sum(1) - 1
-    assert around.max() == full
-    assert ((facts.place == PLACES["particle"].index("bulk")) == (around == full)).all()
-    assert ((facts.place == PLACES["particle"].index("corner")) == (around <= full / 2)).all()
-    middle = specimen.column_yx_nm.mean(0)
-    far = np.hypot(*(specimen.column_yx_nm - middle).T)
-    assert far[facts.place == 0].mean() < far[facts.place > 0].mean()
-
-
-def test_smear_is_the_tallest_columns_and_grows_with_the_tilt():
-    def smear(tilt_deg):
-        settings = ParticleSettings(
-            zone_axes=("110",), tilt_deg=(tilt_deg, tilt_deg), empty_fraction=0.0, support_fraction=0.0
-        )
-        return specimen_facts(settings, 5).smear, make_particle(settings, 5)
-
-    level, _ = smear(0.0)
-    tilted, specimen = smear(2.0)
-    assert level == 0
-    # a column along the beam spreads over its length times the tilt: look at the atoms of the tallest one
-    atoms = specimen.column_atoms.max()
-    length_nm = (atoms - 1) * 0.408 / np.sqrt(2)
-    assert tilted == pytest.approx(length_nm * np.tan(np.deg2rad(2)) / (0.408 * np.sqrt(3 / 8)))
-
-
-def test_distance_to_the_support_is_periodic_and_infinite_without_one():
-    assert distance_nm(np.array([[0.1, 0.1]]), np.array([[1.9, 0.1]]), 2.0) == pytest.approx([0.2])
-    assert np.isinf(distance_nm(np.array([[0.1, 0.1]]), np.zeros((0, 2)), 2.0)).all()
-    assert distance_nm(np.array([[-1e-20, 0.0]]), np.array([[0.0, 0.3]]), 2.0) == pytest.approx([0.3])
-    beside = ParticleSettings(empty_fraction=0.0, support_fraction=1.0, tilt_deg=(0.0, 0.0))
-    facts = specimen_facts(beside, 0)
-    assert np.isfinite(facts.support_nm).all()
-    assert len(facts.support_yx_nm) > 100
-
-
-def test_shots_are_the_validation_images_and_know_where_the_support_is(tiny):
-    recipe, (waves, facts) = tiny
-    shots = list(shoot(recipe, waves, facts, 2, (310.0,)))
-    assert [(s.specimen, s.draw) for s in shots] == [(0, 0), (1, 0), (0, 1), (1, 1)]
-    for shot, (_, truth) in zip(shots, validation_images(recipe, waves, [310.0])[310.0], strict=False):
-        assert np.array_equal(shot.truth.yx_px, truth.yx_px)
-        assert np.array_equal(shot.truth.atoms, truth.atoms)
-    assert not np.array_equal(shots[0].counts[310.0], shots[2].counts[310.0])
-    for shot in shots:
-        # moved together: the distances between columns and support are those of the specimen
-        side_nm = 96 * shot.truth.sampling_nm
-        again = distance_nm(
-            shot.truth.yx_px * shot.truth.sampling_nm, shot.support_yx_px * shot.truth.sampling_nm, side_nm
-        )
-        assert again == pytest.approx(shot.facts.support_nm, abs=1e-9)
-
-
-def test_an_exit_wave_of_another_specimen_is_refused(tiny):
-    recipe, (waves, facts) = tiny
-    with pytest.raises(CacheError, match="not of the specimen drawn from its seed"):
-        next(shoot(recipe, waves, facts[::-1], 1, (310.0,)))
-
-
-@pytest.mark.parametrize(
-    ("transfer", "smear", "agreement", "usable"),
-    [
-        (LEAST_TRANSFER, MOST_SMEAR, LEAST_AGREEMENT, True),
-        (-LEAST_TRANSFER, 0.0, 1.0, True),
-        (LEAST_TRANSFER - 0.01, 0.0, 1.0, False),
-        (1.0, MOST_SMEAR + 0.01, 1.0, False),
-        (1.0, 0.0, LEAST_AGREEMENT - 0.01, False),
-    ],
-)
-def test_usable_takes_all_three(tiny, transfer, smear, agreement, usable):
-    recipe, (waves, facts) = tiny
-    shot = next(shoot(recipe, waves, facts, 1, (310.0,)))
-    shot = replace(shot, transfer=transfer, agreement=agreement, facts=replace(shot.facts, smear=smear))
-    assert shot.usable is usable
 
 
 @dataclass
@@ -265,8 +141,8 @@ def test_the_interval_is_over_specimens_not_over_images():
     assert np.isnan(figures.f1_interval([Score()], np.zeros(1))).all()
 
 
-def test_the_report_holds_all_that_was_measured(tiny, tmp_path, monkeypatch):
-    recipe, subjects = tiny
+def test_the_report_holds_all_that_was_measured(supported, tmp_path, monkeypatch):
+    recipe, subjects = supported
     manifest = Manifest.load(MODELS / "au-on-oxide-hrtem.toml")
     monkeypatch.setattr(
         "training.report.time_per_frame",
@@ -335,11 +211,11 @@ def test_the_time_is_measured_beside_the_reference(monkeypatch):
 
 def test_a_recipe_is_found_by_the_name_in_the_manifest(tmp_path, monkeypatch):
     monkeypatch.setattr("training.recipe.RECIPES", tmp_path)
-    (tmp_path / "a.toml").write_text(RECIPE, encoding="utf-8")
+    write_recipe(tmp_path).rename(tmp_path / "a.toml")
     assert recipe_named("tiny") == tmp_path / "a.toml"
     with pytest.raises(RecipeError, match=r"got none; give --recipe"):
         recipe_named("huge")
-    (tmp_path / "b.toml").write_text(RECIPE, encoding="utf-8")
+    write_recipe(tmp_path).rename(tmp_path / "b.toml")
     with pytest.raises(RecipeError, match=r"a\.toml, b\.toml; give --recipe"):
         recipe_named("tiny")
 
