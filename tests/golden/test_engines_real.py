@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import csv
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -59,14 +58,18 @@ class Agreement:
         )
 
 
-def tungsten_diselenide() -> Iterator[Labelled]:
-    """Ti-doped WSe2, two detectors; classes 0 and 2 of the labels are its sublattices, 1 and 3 their defects."""
-    for i in (2, 11, 25):
-        xy = np.load(data_path("wse2_ti", f"1028_{i}_pts.npy"))
-        kind = np.load(data_path("wse2_ti", f"1028_{i}_lbs.npy"))
-        for detector in (1, 2):
-            name = f"1028_ADF{detector}_{i}.dm4"
-            yield Labelled(name, data_path("wse2_ti", name), xy[:, ::-1].astype(np.float64), kind)
+WSE2 = [(i, detector) for i in (2, 11, 25) for detector in (1, 2)]
+
+
+def tungsten_diselenide(i: int, detector: int) -> Labelled:
+    """Ti-doped WSe2; of the labels' classes 0 is W, 1 Ti in its place, 2 two Se, 3 one of them missing.
+
+    On the second detector, at high angles, W is brighter than two Se, as it always is in training; not on the first.
+    """
+    name = f"1028_ADF{detector}_{i}.dm4"
+    xy = np.load(data_path("wse2_ti", f"1028_{i}_pts.npy"))
+    kind = np.load(data_path("wse2_ti", f"1028_{i}_lbs.npy"))
+    return Labelled(name, data_path("wse2_ti", name), xy[:, ::-1].astype(np.float64), kind)
 
 
 def atomid() -> Labelled:
@@ -112,10 +115,8 @@ def compared(found_px: np.ndarray, labelled: Labelled, kinds: list[str] | None =
 
 
 def _same_classes(kinds: np.ndarray, labels: np.ndarray) -> float:
-    """Share of columns whose sublattice is the labels'; which number is which sublattice is told by the majority."""
-    sublattice = np.char.find(kinds, "metal") >= 0
-    same = np.mean(sublattice == (labels < 2))
-    return float(max(same, 1 - same))
+    """Share of the reports on the sublattice that the labels say: of the metal, 0 and 1, or the other."""
+    return float(np.mean((np.char.find(kinds, "metal") >= 0) == (labels < 2)))
 
 
 def bonds_nm(yx_px: np.ndarray, pixel_nm: float) -> np.ndarray:
@@ -129,6 +130,17 @@ def bonds_nm(yx_px: np.ndarray, pixel_nm: float) -> np.ndarray:
     whole = np.bincount(bonds.ravel(), minlength=len(yx_px)) == 3
     inner = whole & (np.bincount(bonds.ravel(), whole[bonds[:, ::-1].ravel()], len(yx_px)) == 3)
     return length[inner[bonds].all(axis=1)]
+
+
+@pytest.mark.parametrize(("i", "detector"), WSE2)
+def test_tungsten_diselenide(i: int, detector: int) -> None:
+    """A LoG tuned on these labels reaches 0.984 to 0.990, and 0.54 to 0.6 px."""
+    labelled = tungsten_diselenide(i, detector)
+    for size in (None, "auto"):
+        found, kinds, _ = found_in(labelled.path, "tmd-stem", size)
+        agreement = compared(found, labelled, kinds)
+        assert agreement.f1 > 0.995
+        assert agreement.rms_px < 0.55
 
 
 def main() -> None:
@@ -162,7 +174,7 @@ def main() -> None:
         print(f"{labelled.name}, LoG tuned on its labels: F1 {score.f1:.4f}, rms {score.rms_pm / 1e3:.3f} px")
 
     if options.kind in (None, "tmd"):
-        for labelled in tungsten_diselenide():
+        for labelled in (tungsten_diselenide(*which) for which in WSE2):
             tell_log(labelled)
             tell(labelled, "tmd-stem", None)
             tell(labelled, "tmd-stem", "auto")
