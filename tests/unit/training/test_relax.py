@@ -121,10 +121,11 @@ def test_a_column_is_where_its_atoms_are_and_nothing_is_blurred_twice():
     assert np.array_equal(only_relaxed.xyz_angstrom[n:, :2], still.xyz_angstrom[n:, :2])
 
 
-def test_a_twin_is_two_crystals_that_share_a_plane_and_keep_their_columns():
+@pytest.mark.parametrize("seed", range(4))
+def test_a_twin_is_two_crystals_that_share_a_plane_and_keep_their_columns(seed):
     sites, occupied = grow_particle(np.random.default_rng(0), 4.08, 25.0)
     single = sites[occupied]
-    twinned = twin(np.random.default_rng(1), single)
+    twinned = twin(np.random.default_rng(seed), single)
     tree = cKDTree(twinned)
     assert tree.query(twinned, k=4)[0][:, 1:] == pytest.approx(
         3 * np.sqrt(2)
@@ -213,7 +214,8 @@ def test_the_gold_recipe_is_validated_on_what_it_is_not_trained_on():
     trained, validated = recipe.specimen, recipe.validation_specimen
     assert isinstance(trained, ParticleSettings)
     assert isinstance(validated, ParticleSettings)
-    assert validated.relaxed and not trained.relaxed
+    assert validated.relaxed
+    assert not trained.relaxed
     assert validated.langevin_k == (300.0, 1000.0)
     assert validated.twinned_fraction > trained.twinned_fraction == 0
     assert validated.tilt_deg == (0.0, 5.0)
