@@ -24,7 +24,8 @@ from scipy.fft import irfft2, rfft2
 
 from training.imaging import wavelength_angstrom
 from training.kinds import SpecimenSettings, make_specimen
-from training.specimen import Specimen
+from training.relax import SETTLING
+from training.specimen import ParticleSettings, Specimen
 
 log = logging.getLogger(__name__)
 _FORMAT = 3  # raise it when the simulation changes, so that old cache entries are no longer met
@@ -137,8 +138,14 @@ def _coarser(wave: np.ndarray, side_px: int) -> np.ndarray:
 
 def cache_path(cache: Path, specimen: SpecimenSettings, waves: WaveSettings, seed: int) -> Path:
     """Where the exit wave of these settings and this seed lives: its name is the hash of both."""
-    # particles are stored under the names they had before there were other kinds
-    drawn_from = specimen.model_dump(exclude={"kind"} if specimen.kind == "particle" else None)
+    drawn_from = specimen.model_dump()
+    if isinstance(specimen, ParticleSettings):
+        # particles are stored under the names they had before there were other kinds, twins and relaxed ones
+        new = {"relaxed": False, "langevin_k": None, "twinned_fraction": 0.0}
+        drawn_from = {key: value for key, value in drawn_from.items() if key not in new or value != new[key]}
+        del drawn_from["kind"]
+        if specimen.relaxed:
+            drawn_from["settling"] = SETTLING
     content = json.dumps([_FORMAT, drawn_from, waves.model_dump(), seed], sort_keys=True)
     return cache / f"{hashlib.sha256(content.encode()).hexdigest()[:24]}.npz"
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.spatial import cKDTree
 
+from training.exitwave import CacheError, ExitWave
+from training.growth import ZoneAxis, lattice_constant_angstrom
 from training.honeycomb import BOND_ANGSTROM
-from training.kinds import SpecimenSettings, make_specimen
+from training.kinds import SpecimenSettings, draw_specimen, make_specimen
 from training.sheet import SheetSettings
-from training.specimen import Specimen, ZoneAxis, lattice_constant_angstrom
+from training.specimen import ParticleSettings, Specimen
 
 PLACES = {"particle": ("bulk", "surface", "corner"), "sheet": ("ideal", "boundary", "edge")}
 _NEIGHBOURS = {"100": 8, "110": 6, "111": 6}  # columns around a column of the bulk, within 1.5 spacings
 # In units of the lattice constant: between neighbouring columns, and between the atoms of one.
 _BETWEEN = {"100": 1 / 2, "110": np.sqrt(3 / 8), "111": 1 / np.sqrt(6)}
 _ALONG = {"100": 1.0, "110": 1 / np.sqrt(2), "111": np.sqrt(3)}
+_MOST_MOVED_NM = 0.05  # by relaxing and heat, half of the columns of a particle
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +50,20 @@ class SpecimenFacts:
     support_yx_nm: np.ndarray
 
 
-def specimen_facts(settings: SpecimenSettings, seed: int) -> SpecimenFacts:
-    """Draw the specimen of a seed again, and look at what its exit wave does not hold."""
-    specimen = make_specimen(settings, seed)
+def specimen_facts(settings: SpecimenSettings, seed: int, wave: ExitWave | None = None) -> SpecimenFacts:
+    """Draw the specimen of a seed again, and look at what its exit wave does not hold.
+
+    A relaxed particle is not relaxed again where its exit wave is given: that says where its columns went.
+
+    Raises
+    ------
+    CacheError
+        If the wave is not of this specimen.
+    """
+    if wave is not None and isinstance(settings, ParticleSettings) and settings.relaxed:
+        specimen = _with_columns(draw_specimen(settings, seed), wave)
+    else:
+        specimen = make_specimen(settings, seed)
     first = len(specimen.numbers) - specimen.support_atoms
     support_yx_nm = specimen.xyz_angstrom[first:, 1::-1] / 10
     zone = specimen.zone_axis
@@ -81,6 +95,21 @@ def distance_nm(yx_nm: np.ndarray, others_yx_nm: np.ndarray, side_nm: float) -> 
         np.mod(yx, side_nm) % side_nm for yx in (yx_nm, others_yx_nm)
     )  # twice: -1e-20 gives the side
     return cKDTree(there, boxsize=side_nm).query(here)[0]
+
+
+def _with_columns(specimen: Specimen, wave: ExitWave) -> Specimen:
+    """A specimen on its lattice sites with its columns where the exit wave has them."""
+    same = np.array_equal(specimen.column_atoms, wave.column_atoms)
+    if same and len(wave.column_atoms):
+        moved_nm = np.hypot(*(specimen.column_yx_nm - wave.column_yx_nm).T)
+        same = bool(np.median(moved_nm) < _MOST_MOVED_NM)
+    if not same:
+        raise CacheError(
+            f"an exit wave ({wave.kind}) is not of the specimen drawn from its seed today ({specimen.kind}): expected "
+            f"its {len(specimen.column_atoms)} columns, half of them within {_MOST_MOVED_NM} nm of their lattice "
+            "sites; simulate the exit waves again (another --cache)"
+        )
+    return replace(specimen, column_yx_nm=wave.column_yx_nm)
 
 
 def _places(specimen: Specimen, spacing_nm: float) -> np.ndarray:

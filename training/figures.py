@@ -15,7 +15,7 @@ Row = dict[str, Any]
 Groups = list[tuple[str, np.ndarray]]  # name of a group, and which elements belong to it
 
 DEFOCUS_NM = (-20, -10, -7.5, -5, -2.5, 0, 2.5, 5, 7.5, 10, 20)
-TILT_DEG = (0, 0.5, 1, 1.5, 2, 2.5, 3)
+TILT_DEG = (0, 0.5, 1, 1.5, 2, 2.5, 3, 4, 5)
 ATOMS = (2, 3, 4, 6, 8, 12)  # from these heights on
 SUPPORT_NM = (0.2, 0.5, 1, 2)  # nearer than the first: over or under the support
 SCORE_BINS = 10

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Tag
 
+from training.relax import settle
 from training.sheet import SheetSettings, make_sheet
 from training.specimen import ParticleSettings, Specimen, make_particle
 
@@ -30,6 +31,14 @@ SpecimenSettings = Annotated[
 
 def make_specimen(settings: ParticleSettings | SheetSettings, seed: int) -> Specimen:
     """Draw one specimen; the same settings and seed give the same atoms."""
+    specimen = draw_specimen(settings, seed)
+    if isinstance(settings, ParticleSettings) and settings.relaxed:
+        return settle(specimen, settings, seed)
+    return specimen
+
+
+def draw_specimen(settings: ParticleSettings | SheetSettings, seed: int) -> Specimen:
+    """The same specimen before its particle is relaxed, which takes a thousand times as long as the rest."""
     if isinstance(settings, SheetSettings):
         return make_sheet(settings, seed)
     return make_particle(settings, seed)

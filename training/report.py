@@ -33,7 +33,11 @@ def validation_subjects(recipe: Recipe, cache: Path, specimens: int | None = Non
     """The first validation specimens of a recipe, all of them for None: exit waves and facts."""
     seeds = range(VALIDATION_SEEDS, VALIDATION_SEEDS + (specimens or recipe.data.validation))
     waves = exit_waves(recipe.validation_specimen, recipe.waves, seeds, cache)
-    return waves, [specimen_facts(recipe.validation_specimen, seed) for seed in seeds]
+    facts = [
+        specimen_facts(recipe.validation_specimen, seed, wave)
+        for seed, wave in zip(seeds, waves, strict=True)
+    ]
+    return waves, facts
 
 
 def evaluate_engine(

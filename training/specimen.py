@@ -7,26 +7,25 @@ positions of the atomic columns, is (y, x) in nm.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
-from ase.data import atomic_numbers, reference_states
-from pydantic import BaseModel, ConfigDict, Field
-from scipy.spatial import cKDTree
-from scipy.spatial.transform import Rotation
+from ase.data import atomic_numbers
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from training.growth import (
+    ZoneAxis,
+    columns_of,
+    grow_particle,
+    lattice_constant_angstrom,
+    stir_columns,
+    twin,
+    zone_rotation,
+)
 from training.support import Slab, SupportKind, make_support
 
-ZoneAxis = Literal["100", "110", "111"]
-
-# Rows are the image's x and y and the beam (z), as lattice directions of the cubic crystal.
-_AXES = {
-    "100": ((0, 1, 0), (0, 0, 1), (1, 0, 0)),
-    "110": ((0, 0, 1), (1, -1, 0), (1, 1, 0)),
-    "111": ((1, -1, 0), (1, 1, -2), (1, 1, 1)),
-}
-# Wulff-like distances of the facet families from the centre, relative to {111}.
-_FACETS = {(1, 1, 1): 1.0, (1, 0, 0): 1.13, (1, 1, 0): 1.19}
+EMT_METALS = ("Al", "Ni", "Cu", "Pd", "Ag", "Pt", "Au")  # those that effective medium theory is good for
+MARGIN_ANGSTROM = 2.0  # of empty box above and below the atoms
 
 
 class ParticleSettings(BaseModel):
@@ -41,10 +40,14 @@ class ParticleSettings(BaseModel):
     tilt_deg : of the particle away from its zone axis.
     thermal_angstrom : rms vibration of an atom along each axis; it blurs the potential (Debye-Waller), for an exposure
         sees the average of very many vibrations.
-    disorder_angstrom : rms displacement of an atom along each axis that stays.
+    disorder_angstrom : rms displacement of an atom along each axis that stays; a relaxed particle loses it.
     supports : which, each as likely as it is named often.
     support_fraction, empty_fraction : of all specimens, those with a support, and those without a particle.
     stirred_fraction : of the particles, those whose columns are taken away and added (`stir_columns`).
+    twinned_fraction : of the particles seen along <110>, those with a twin plane along the beam (`twin`).
+    relaxed : whether a particle's atoms go where their forces bring them (`relax.settle`); for `EMT_METALS`.
+    langevin_k : temperature in K at which a relaxed particle is then shaken; its atoms are those of one moment, not
+        blurred. The support's are then displaced at random by `thermal_angstrom`, and not blurred either.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,6 +65,20 @@ class ParticleSettings(BaseModel):
     support_fraction: float = Field(0.7, ge=0, le=1)
     empty_fraction: float = Field(0.08, ge=0, le=1)
     stirred_fraction: float = Field(0.0, ge=0, le=1)
+    twinned_fraction: float = Field(0.0, ge=0, le=1)
+    relaxed: bool = False
+    langevin_k: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(le=1300)]] | None = None
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.relaxed and self.element not in EMT_METALS:
+            raise ValueError(
+                f"no forces are known for {self.element}: expected one of {', '.join(EMT_METALS)}; remove relaxed, or "
+                "take another element"
+            )
+        if self.langevin_k is not None and not self.relaxed:
+            raise ValueError("langevin_k shakes relaxed particles: add relaxed = true, or remove it")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +99,7 @@ class Specimen:
     column_lattice_nm : (m, 2) f8, where each column is in the untilted, unturned crystal of a particle.
     column_place : (m,) i8, in a sheet, what is around each atom (`facts.PLACES`).
     support_atoms : how many of the atoms, the last ones, belong to a support or to contamination.
+    atom_column : (n - support_atoms,) i8, the column of each atom of a particle.
     """
 
     numbers: np.ndarray
@@ -97,132 +115,14 @@ class Specimen:
     column_lattice_nm: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
     column_place: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     support_atoms: int = 0
-
-
-def lattice_constant_angstrom(element: str) -> float:
-    """Cubic lattice constant in Å from ASE's table.
-
-    Raises
-    ------
-    ValueError
-        If the element is unknown or not face-centred cubic.
-    """
-    state = reference_states[atomic_numbers[element]] if element in atomic_numbers else None
-    if state is None or state["symmetry"] != "fcc":
-        found = "no such element" if element not in atomic_numbers else f"{state and state['symmetry']}"
-        raise ValueError(f"cannot build a particle of {element!r}: expected an fcc metal, got {found}")
-    return float(state["a"])
-
-
-def grow_particle(
-    rng: np.random.Generator, lattice_angstrom: float, diameter_angstrom: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """An fcc particle: cut along {100}, {110}, {111}, then roughened atom by atom (000 section 4.1, eq. 9).
-
-    Every facet keeps a random number of layers. Atoms are then added one at a time at free crystal
-    sites i with at least three neighbours, with probability exp(n_i / T) / Σ_j exp(n_j / T), n the number
-    of occupied neighbours and T drawn per particle.
-
-    Returns
-    -------
-    sites, occupied : (n, 3) i8 lattice positions in units of a/2 (i + j + k even), and their (n,) bool.
-    """
-    half = lattice_angstrom / 2
-    radius = diameter_angstrom / 2 / half
-    reach = int(np.ceil(radius * 1.1)) + 3
-    grid = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 3, indexing="ij"), -1).reshape(-1, 3)
-    sites = grid[(grid.sum(1) % 2 == 0) & ((grid**2).sum(1) <= (reach + 0.5) ** 2)]
-
-    centre = rng.uniform(-0.5, 0.5, 3)
-    occupied = np.ones(len(sites), bool)
-    for family, relative in _FACETS.items():
-        for normal in _equivalent(family):
-            layers = rng.uniform(-1.5, 1.0) if rng.random() < 0.5 else 0.0
-            layer = (2.0 if family == (1, 0, 0) else 1.0) / np.linalg.norm(family)
-            distance = radius * relative * 0.93 + layers * layer
-            occupied &= (sites - centre) @ normal / np.linalg.norm(normal) <= distance
-
-    neighbours = _neighbours(sites)
-    coordination = np.where(neighbours >= 0, occupied[neighbours], False).sum(1)
-    surface = np.count_nonzero(occupied & (coordination < 12))
-    temperature = rng.uniform(0.3, 2.0)
-    for _ in range(int(surface * rng.uniform(0.0, 0.25))):
-        free = np.flatnonzero(~occupied & (coordination >= 3))
-        weight = np.exp((coordination[free] - 12) / temperature)
-        chosen = free[rng.choice(len(free), p=weight / weight.sum())]
-        occupied[chosen] = True
-        touched = neighbours[chosen]
-        coordination[touched[touched >= 0]] += 1
-    return sites, occupied
-
-
-def stir_columns(
-    rng: np.random.Generator, sites: np.ndarray, occupied: np.ndarray, zone_axis: ZoneAxis
-) -> np.ndarray:
-    """Whole columns taken away and added, as on a surface whose columns hop: what growth hardly makes.
-
-    A column of the rim goes with a probability drawn per particle, one of the inside seldom; beside what is
-    left, short columns appear, also with a single neighbour. So the network sees vacancies, kinks, adatom
-    columns and gaps in a rim, and cannot fill in a lattice it has merely continued.
-
-    Returns
-    -------
-    (n,) bool, the sites occupied now.
-    """
-    occupied = occupied.copy()
-    column = columns_of(sites, zone_axis)
-    count = column.max() + 1
-    rows = np.array(_AXES[zone_axis], float)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    place = np.zeros((count, 2))
-    place[column] = sites @ rows[:2].T
-    nearest = cKDTree(place).query(place[: min(count, 50)], 2)[0][:, 1].min()
-    pairs = cKDTree(place).query_pairs(1.25 * nearest, output_type="ndarray")
-
-    def partners(there: np.ndarray) -> np.ndarray:
-        return np.bincount(pairs[:, 0], there[pairs[:, 1]], count) + np.bincount(
-            pairs[:, 1], there[pairs[:, 0]], count
-        )
-
-    there = np.bincount(column, occupied, count) > 0
-    full = partners(np.ones(count)).max()
-    rim = there & (partners(there) < full)
-    gone = rim & (rng.random(count) < rng.uniform(0.0, 0.5))
-    gone |= there & ~rim & (rng.random(count) < rng.choice([0.0, 0.01, 0.03]))
-    occupied[gone[column]] = False
-
-    there &= ~gone
-    beside = partners(there)
-    new = ~there & (beside > 0) & (rng.random(count) < rng.uniform(0.0, 0.3))
-    middle = np.median(sites[occupied] @ rows[2]) if occupied.any() else 0.0
-    for c in np.flatnonzero(new):
-        mine = np.flatnonzero(column == c)
-        depth = np.abs(sites[mine] @ rows[2] - middle - rng.normal(0, 1.0))
-        occupied[mine[np.argsort(depth)[: rng.integers(2, 7)]]] = True
-    return occupied
-
-
-def columns_of(sites: np.ndarray, zone_axis: ZoneAxis) -> np.ndarray:
-    """Number of the column along the zone axis to which each lattice site belongs, (n,) i8."""
-    in_plane = sites @ np.array(_AXES[zone_axis][:2]).T  # integers: the same for all atoms of a column
-    return np.unique(in_plane, axis=0, return_inverse=True)[1].reshape(-1)
-
-
-def zone_rotation(
-    zone_axis: ZoneAxis, in_plane_rad: float, tilt_rad: float, tilt_azimuth_rad: float
-) -> Rotation:
-    """Turn a cubic crystal's zone axis along the beam, then around it, then tilt it away."""
-    rows = np.array(_AXES[zone_axis], float)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    if np.linalg.det(rows) < 0:
-        rows[1] *= -1
-    axis = np.array([np.cos(tilt_azimuth_rad), np.sin(tilt_azimuth_rad), 0.0])
-    spin = Rotation.from_rotvec([0, 0, in_plane_rad])
-    return Rotation.from_rotvec(tilt_rad * axis) * spin * Rotation.from_matrix(rows)
+    atom_column: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 def make_particle(settings: ParticleSettings, seed: int) -> Specimen:
-    """Draw one particle; the same settings and seed give the same atoms."""
+    """Draw one particle on its lattice sites; the same settings and seed give the same atoms.
+
+    What settings say of relaxing is done by `relax.settle` (`kinds.make_specimen` does both).
+    """
     rng = np.random.default_rng([seed, 0x5EC])
     sampling = rng.uniform(*settings.sampling_angstrom_px)
     side = settings.side_px * sampling
@@ -240,12 +140,14 @@ def make_particle(settings: ParticleSettings, seed: int) -> Specimen:
             occupied = stir_columns(rng, sites, occupied, zone)
         in_plane_rad, tilt_deg = rng.uniform(0, 2 * np.pi), rng.uniform(*settings.tilt_deg)
         turn = zone_rotation(zone, in_plane_rad, np.deg2rad(tilt_deg), rng.uniform(0, 2 * np.pi))
-        column = columns_of(sites, zone)[occupied]
-        xyz = turn.apply(sites[occupied] * lattice / 2)
+        crystal, unit, kind = sites[occupied], lattice / 2, f"{settings.element} <{zone}>"
+        if zone == "110" and settings.twinned_fraction and rng.random() < settings.twinned_fraction:
+            crystal, unit, kind = twin(rng, crystal), unit / 3, f"{kind} twin"
+        column = columns_of(crystal, zone)
+        xyz = turn.apply(crystal * unit)
         upright = zone_rotation(zone, 0.0, 0.0, 0.0)
-        in_lattice = upright.apply(sites[occupied] * lattice / 2)[:, :2] / 10
+        in_lattice = upright.apply(crystal * unit)[:, :2] / 10
         xyz -= (xyz.max(0) + xyz.min(0)) / 2
-        kind = f"{settings.element} <{zone}>"
     else:
         supported = supported or rng.random() < 0.8
 
@@ -264,29 +166,40 @@ def make_particle(settings: ParticleSettings, seed: int) -> Specimen:
 
     low = atoms[:, 2].min() if len(atoms) else 0.0
     high = atoms[:, 2].max() if len(atoms) else 4.0
-    offset = np.array([side / 2, side / 2, 2.0 - low])
+    offset = np.array([side / 2, side / 2, MARGIN_ANGSTROM - low])
     offset[:2] += rng.uniform(-0.06, 0.06, 2) * side
     atoms = atoms + offset
     particle = atoms[: len(xyz)]
     _, first, index, counts = np.unique(column, return_index=True, return_inverse=True, return_counts=True)
     index = index.reshape(-1)
-    mean_xy = (
-        np.stack([np.bincount(index, particle[:, i], len(counts)) for i in (0, 1)], -1) / counts[:, None]
-    )
+    thermal = float(rng.uniform(*settings.thermal_angstrom))
+    if settings.langevin_k is not None:
+        atoms[len(xyz) :] += rng.normal(0, thermal, atoms[len(xyz) :].shape)
+        thermal = 0.0
     return Specimen(
         numbers=numbers,
         xyz_angstrom=atoms,
-        box_angstrom=np.array([side, side, high - low + 4.0]),
-        thermal_angstrom=float(rng.uniform(*settings.thermal_angstrom)),
-        focus_z_angstrom=float(particle[:, 2].mean()) if len(particle) else (high - low + 4.0) / 2,
-        column_yx_nm=mean_xy[:, ::-1] / 10,
+        box_angstrom=np.array([side, side, high - low + 2 * MARGIN_ANGSTROM]),
+        thermal_angstrom=thermal,
+        focus_z_angstrom=float(particle[:, 2].mean())
+        if len(particle)
+        else (high - low + 2 * MARGIN_ANGSTROM) / 2,
+        column_yx_nm=column_means_nm(particle, index),
         column_atoms=counts.astype(np.int64),
         kind=kind,
         zone_axis=zone,
         tilt_deg=tilt_deg,
         column_lattice_nm=in_lattice[first],
         support_atoms=0 if slab is None else len(slab.numbers),
+        atom_column=index,
     )
+
+
+def column_means_nm(xyz_angstrom: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """Mean (y, x) in nm of the atoms (n, 3) of each column, numbered from 0."""
+    counts = np.bincount(column)
+    xy = np.stack([np.bincount(column, xyz_angstrom[:, i], len(counts)) for i in (0, 1)], -1)
+    return (xy / counts[:, None])[:, ::-1] / 10
 
 
 def _place_support(rng, support: SupportKind, particle, side, empty) -> tuple[Slab, np.ndarray]:
@@ -312,16 +225,3 @@ def _place_support(rng, support: SupportKind, particle, side, empty) -> tuple[Sl
         outward, edge = np.array([np.cos(angle), np.sin(angle)]), rng.uniform(-0.4, 0.1) * side
     slab = make_support(support, rng, side, (bottom, bottom + thickness), outward, edge)
     return slab._replace(kind=f"{slab.kind} under"), keep
-
-
-def _equivalent(family: tuple[int, int, int]) -> np.ndarray:
-    """All directions of a cubic family, (n, 3)."""
-    signs = np.stack(np.meshgrid(*[(-1, 1)] * 3, indexing="ij"), -1).reshape(-1, 3)
-    orders = np.array([(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)])
-    return np.unique((np.array(family)[orders][:, None] * signs).reshape(-1, 3), axis=0)
-
-
-def _neighbours(sites: np.ndarray) -> np.ndarray:
-    """(n, 12) i8 indices of the nearest neighbours of each site, -1 where there is none."""
-    distance, index = cKDTree(sites).query(sites, k=13, distance_upper_bound=1.5)
-    return np.where(np.isfinite(distance), index, -1)[:, 1:]

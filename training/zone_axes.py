@@ -6,12 +6,12 @@ import numpy as np
 
 from engines.manifest import ZoneAxis
 from training.crystals import LatticeSettings
+from training.growth import ZoneAxis as Direction
+from training.growth import lattice_constant_angstrom
 from training.honeycomb import BOND_ANGSTROM
 from training.kinds import SpecimenSettings
 from training.lattices import LATTICES
 from training.sheet import SheetSettings
-from training.specimen import ZoneAxis as Direction
-from training.specimen import lattice_constant_angstrom
 from training.support import CERIA_LATTICE_ANGSTROM
 
 # Two shortest reflections of a face-centred cubic crystal, which span all others along that axis.

@@ -16,15 +16,8 @@ from training.exitwave import (
     load_wave,
     simulate,
 )
-from training.specimen import (
-    ParticleSettings,
-    Specimen,
-    columns_of,
-    grow_particle,
-    lattice_constant_angstrom,
-    make_particle,
-    zone_rotation,
-)
+from training.growth import columns_of, grow_particle, lattice_constant_angstrom, zone_rotation
+from training.specimen import ParticleSettings, Specimen, make_particle
 
 SMALL = ParticleSettings(side_px=96, diameter_angstrom=(9.0, 11.0), support_fraction=0.0, empty_fraction=0.0)
 
