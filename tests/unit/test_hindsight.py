@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from stream import hindsight
+from stream import likelihood
 from stream.hindsight import look_again
-from stream.hopping import Hopping, Rate
+from stream.hopping import Hopping
 from stream.occupancy import Occupancy
+from stream.poisson import Rate
 
 SITES = 6  # of one repeat
 
@@ -122,7 +123,7 @@ def test_occupancy_given_all_frames_is_that_of_the_exact_sum_over_histories():
     weight /= weight.sum()
     out = np.empty((3, 4, 1))
     chances = (np.full((4, 1), c) for c in (arrive, leave))
-    hindsight.there_and_back(np.exp(ratio), *chances, np.array([start]), out)
+    likelihood.there_and_back(np.exp(ratio), *chances, np.array([start]), out)
     np.testing.assert_allclose(out[0, :, 0], weight @ states, atol=1e-12)
     for k in range(1, 4):
         came = (states[:, k - 1] == 0) & (states[:, k] == 1)
@@ -134,7 +135,7 @@ def test_windows_leave_no_seam(monkeypatch):
     beside = np.array([[(k - 1) % 12, (k + 1) % 12] for k in range(12)])
     whole = look_again(seen, beside, 1.0)
     smoothed = seen.smoothed.copy()
-    monkeypatch.setattr(hindsight, "_AT_ONCE", 12 * 260)
+    monkeypatch.setattr(likelihood, "_AT_ONCE", 12 * 260)
     parts = look_again(seen, beside, 1.0)
     np.testing.assert_allclose(seen.smoothed, smoothed, atol=1e-4)
     assert parts.events == pytest.approx(whole.events) or len(parts.events) == len(whole.events)
