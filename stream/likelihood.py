@@ -47,6 +47,37 @@ class Histories(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Stretch:
+    """Some frames in a row of what was seen, as if there were no others.
+
+    Attributes
+    ----------
+    histories : of all frames.
+    rows : those of the stretch.
+    """
+
+    histories: Histories
+    rows: slice
+
+    @property
+    def frame(self) -> np.ndarray:
+        return self.histories.frame[self.rows]
+
+    @property
+    def t_ns(self) -> np.ndarray:
+        return self.histories.t_ns[self.rows]
+
+    @property
+    def sites(self) -> int:
+        return self.histories.sites
+
+    def log_ratio(self, rows: slice, sites: slice) -> np.ndarray:
+        """(rows, sites) f8; rows from the beginning of the stretch."""
+        first = self.rows.start
+        return self.histories.log_ratio(slice(first + rows.start, first + rows.stop), sites)
+
+
+@dataclass(frozen=True, slots=True)
 class Grid:
     """The frames with the gaps between them filled by blank rows.
 

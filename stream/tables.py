@@ -194,6 +194,7 @@ class ResultFile:
             period_s = tracker.occupancy.frame_period_s
             hindsight = look_again(self.histories, tracker.sites.neighbours, period_s)
             events = hindsight.events
+            self.histories.put_past()
         sites = _site_rows(tracker, hindsight)
         self._add("sites", sites)
         self._add("events", _event_rows(events, tracker.sites.yx_nm))
