@@ -123,14 +123,19 @@ def estimate(histories: Histories, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
             chance[:, some] = _likeliest(ratio, grid.steps, mean, chance[:, some])
             counted[:, some] = _count(ratio, grid.steps, chance[:, some])
             if last_round:
-                worth[some] = _worth(ratio, grid.steps, chance[:, some], counted[:, some])
+                # at the rates that are told, not where what was assumed of the site before has drawn them
+                told = np.clip(_rates(counted[:, some]), 1e-7, 0.9)
+                worth[some] = _worth(ratio, grid.steps, told, _count(ratio, grid.steps, told))
         total = counted.sum(axis=1)
         mean = np.clip(total[:2] / np.maximum(total[2:], 1e-9), 1e-6, 0.5)
-    # the record itself, without what was assumed of the site before
-    rates = counted[:2] / np.maximum(counted[2:], 1e-9)
     known = (counted[:2].min(axis=0) >= 1.0) & (worth > 0)
     typical = np.median(worth[known]) if known.any() else 1.0
-    return rates, np.where(known, np.minimum(worth, 1.0), min(typical, 1.0))
+    return _rates(counted), np.where(known, np.minimum(worth, 1.0), min(typical, 1.0))
+
+
+def _rates(counted: np.ndarray) -> np.ndarray:
+    """(2, b) f8, by the record itself, without what was assumed of the site before."""
+    return counted[:2] / np.maximum(counted[2:], 1e-9)
 
 
 def _likeliest(ratio: np.ndarray, steps: np.ndarray, mean: np.ndarray, chance: np.ndarray) -> np.ndarray:

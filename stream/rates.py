@@ -85,12 +85,13 @@ def rate_rows(part: Part, by: By, per: Per, rng: np.random.Generator) -> list[Ra
     """
     session = part.session
     scale = 1.0 if per == "s" else _dose_rate(session)
+    least_s = _least_s(part, part.source)
     rows = []
     for label, counts in _groups(part, by, part.source):
         total, total_s = counts.events.sum(axis=1), counts.time_s.sum(axis=1)
         missed, fast = _missed(counts, session.period_s)
         for k, kind in enumerate(KINDS):
-            if not total_s[k] > 0:
+            if not total_s[k] > least_s:
                 continue
             seen = counts.time_s[k] > 0
             low, high, interval = interval_of(counts.of(seen), k, rng)
@@ -205,7 +206,7 @@ def compare(
         for k, kind in enumerate(KINDS):
             n1, n2, t1, t2 = one.events[k], other.events[k], one.time_s[k], other.time_s[k]
             time1, time2 = float(t1.sum()), float(t2.sum())
-            if not min(time1, time2) > 0:
+            if not min(time1, time2) > _least_s(first, source):
                 continue
             test = rate_ratio(float(n1.sum()), time1, float(n2.sum()), time2, worth=worth)
             low, high = bootstrap_ratio((n1, t1), (n2, t2), rng, paired=same)
@@ -263,7 +264,12 @@ def _groups(part: Part, by: By, source: Source) -> list[tuple[str, Counts]]:
             groups = [(label, counts.of(facet == k)) for k, label in enumerate(facets.labels)]
         else:
             groups = [("all", counts)]
-    return [group for group in groups if group[1].time_s.any()]
+    return [group for group in groups if group[1].time_s[0].sum() > _least_s(part, source)]
+
+
+def _least_s(part: Part, source: Source) -> float:
+    """Time at risk from which a rate is told: by the likelihood, a class that never was has the shadow of a time."""
+    return 0.0 if source == "events" else part.session.period_s
 
 
 def _dose_rate(session: Session) -> float:

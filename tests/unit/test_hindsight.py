@@ -58,6 +58,19 @@ def test_weak_evidence_is_worth_less_than_the_switches_it_speaks_of():
     assert (certain <= 1).all()
 
 
+def test_sites_that_never_switch_do_not_make_the_others_worth_less():
+    """Of a particle most columns stay for ever; what is known of those of the rim does not depend on them."""
+    busy, _ = simulated(0.05, 25.0, 20, 400, seed=12)
+    quiet = np.clip(12.5 + 5 * np.random.default_rng(13).normal(size=(len(busy.frame), 300)), -12, 12)
+    among = Seen(busy.frame, np.concatenate([busy.ratio, quiet], axis=1))
+    alone, together = (
+        look_again(seen, np.full((seen.sites, 1), -1), 1.0).occupancy for seen in (busy, among)
+    )
+    assert np.median(together.worth[:20]) == pytest.approx(np.median(alone.worth), rel=0.1)
+    switches = (together.arrivals + together.departures)[:20].sum()
+    assert switches == pytest.approx((alone.arrivals + alone.departures).sum(), rel=0.03)
+
+
 def test_occupancy_given_all_frames_is_that_of_the_exact_sum_over_histories():
     """Against brute force: every history of four frames, weighed."""
     rng = np.random.default_rng(3)
