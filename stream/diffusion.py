@@ -17,8 +17,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from stream.dwells import seconds
-from stream.hopping import rate
 from stream.kinetics import LEAST_EVENTS, LEAST_SITES, bootstrap_rate
+from stream.poisson import rate
 from stream.session import Session
 
 _LAGS = (1, 2, 5)  # frames, times powers of ten

@@ -2,10 +2,11 @@
 
 A dwell lasts from the first frame that shows a site occupied (or empty) to the first that shows it
 otherwise. One is censored on the left where its beginning was not seen, on the right where its end was
-not: at the ends of the series, out of view, and in every gap longer than `longest_gap` frames. A shorter
-gap is bridged: what stood before it and stands after it is taken to have stood in it, and a switch
-within it is dated by the frame after it. Events without time, and time without events, both bias a
-rate; here neither remains of a long gap, and both of a short one.
+not: at the ends of the series, out of view, behind bad pixels (where the file holds what was observed of
+every site), and in every gap longer than `longest_gap` frames. A shorter gap is bridged: what stood
+before it and stands after it is taken to have stood in it, and a switch within it is dated by the frame
+after it. Events without time, and time without events, both bias a rate; here neither remains of a long
+gap, and both of a short one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from stream.session import Session
 
 LONGEST_GAP = 3  # frames; bridged if not longer
 _MARGIN = 0.5  # of the spacing: nearer to the border, sites are not looked at (as in the site map)
+_AT_ONCE = 2_000_000  # site-frames in memory
 _FOREVER = np.iinfo(np.int64).max // 4
 
 DWELL = np.dtype(
@@ -42,15 +44,19 @@ def site_dwells(session: Session, longest_gap: int = LONGEST_GAP) -> np.ndarray:
     longest_gap : frames; longer gaps censor.
     """
     whole = uncut(session)
-    begin_ns, end_ns = _views(session.t_ns, session.period_s, longest_gap)
-    always = _always_in_view(session)
-    parts = [cut(whole[always[whole["site"]]], begin_ns, end_ns)]
-    rows_of = _row_ranges(whole["site"], len(session.sites))
-    for site in np.flatnonzero(~always).tolist():
-        looked = _in_view(session, site)
-        views = _views(session.t_ns[looked], session.period_s, longest_gap)
-        parts.append(cut(whole[rows_of[site] : rows_of[site + 1]], *views))
-    dwells = np.concatenate(parts)
+    all_views = _views(session.t_ns, session.period_s, longest_gap)
+    m = len(session.sites)
+    rows_of = _row_ranges(whole["site"], m)
+    at_once = max(1, _AT_ONCE // len(session.t_ns))
+    always, parts = np.ones(m, np.bool_), []
+    for first in range(0, m, at_once):
+        some = slice(first, min(first + at_once, m))
+        looked = _looked(session, some)
+        always[some] = looked.all(axis=0)
+        for site in (first + np.flatnonzero(~always[some])).tolist():
+            views = _views(session.t_ns[looked[:, site - first]], session.period_s, longest_gap)
+            parts.append(cut(whole[rows_of[site] : rows_of[site + 1]], *views))
+    dwells = np.concatenate([cut(whole[always[whole["site"]]], *all_views), *parts])
     return dwells[np.lexsort((dwells["begin_ns"], dwells["site"]))]
 
 
@@ -184,19 +190,15 @@ def _views(t_ns: np.ndarray, period_s: float, longest_gap: int) -> tuple[np.ndar
     return t_ns[np.concatenate([[0], broken + 1])], t_ns[np.concatenate([broken, [len(t_ns) - 1]])]
 
 
-def _always_in_view(session: Session) -> np.ndarray:
-    low, high = session.drift_yx_px.min(axis=0), session.drift_yx_px.max(axis=0)
-    return _inside(session, session.yx_nm, low) & _inside(session, session.yx_nm, high)
-
-
-def _in_view(session: Session, site: int) -> np.ndarray:
-    return _inside(session, session.yx_nm[site], session.drift_yx_px)
-
-
-def _inside(session: Session, yx_nm: np.ndarray, shift_yx_px: np.ndarray) -> np.ndarray:
+def _looked(session: Session, sites: slice) -> np.ndarray:
+    """(n, sites) bool, whether each frame showed each site: as it was kept, or by where the site must have been."""
+    if session.evidence is not None:
+        row = np.searchsorted(session.evidence.frame, session.frame)
+        every = session.evidence.log_ratio(slice(0, len(session.evidence.frame)), sites)
+        return np.isfinite(every[row])
     pixel_nm = session.header.pixel_size_nm or 1.0
-    yx_px = yx_nm / pixel_nm + shift_yx_px
     border = _MARGIN * session.spacing_nm / pixel_nm if np.isfinite(session.spacing_nm) else 0.0
+    yx_px = session.yx_nm[sites] / pixel_nm + session.drift_yx_px[:, None]
     shape = np.asarray(session.header.shape_yx, np.float64)
     return np.all((yx_px >= border) & (yx_px <= shape - 1 - border), axis=-1)
 

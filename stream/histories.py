@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import h5py
 import numpy as np
 
@@ -129,6 +131,14 @@ class Histories:
         """The first rows, so many, were: what was told of sites before they were known is in the file now."""
         self._begun = [past for past in self._begun if past[0] > rows]
 
+    def put_past(self) -> None:
+        """What was told of sites before they were known, and is not in the file yet, goes there too."""
+        last = max((row for row, *_ in self._begun), default=0)
+        for first in range(0, last, _BLOCK):
+            rows = slice(first, min(first + _BLOCK, last))
+            self._put("log_ratio", first, self.log_ratio(rows, slice(0, self._sites)).astype(np.float16))
+        self._begun.clear()
+
     def keep_smoothed(self, first_row: int, p_occupied: np.ndarray) -> None:
         """Write P(occupied | all frames) of rows from `first_row` on, (rows, m)."""
         self._put("smoothed", first_row, p_occupied.astype(np.float16))
@@ -143,3 +153,47 @@ class Histories:
         if not isinstance(table, h5py.Dataset):
             raise TypeError(f"occupancy/{name} is no dataset")
         return table
+
+
+class KeptHistories:
+    """The group in a result file; what is asked for is read then.
+
+    Attributes
+    ----------
+    frame, t_ns : (n,) i8, of the frames analysed.
+    sites : number of them.
+    """
+
+    def __init__(self, path: Path, frame: np.ndarray, t_ns: np.ndarray, sites: int) -> None:
+        self._path = path
+        self.frame, self.t_ns, self.sites = frame, t_ns, sites
+
+    @classmethod
+    def of(cls, path: Path, file: h5py.File) -> KeptHistories | None:
+        """Of a result file that is open; None where it is older than that, or the series was not looked at again."""
+        names = ("frame", "t_ns", "log_ratio", "smoothed")
+        tables = [t for t in (file.get(f"occupancy/{name}") for name in names) if isinstance(t, h5py.Dataset)]
+        lengths = {table.shape[0] for table in tables}
+        if len(tables) < len(names) or len(lengths) > 1 or 0 in lengths:
+            return None
+        frame, t_ns = (np.asarray(table[()], np.int64) for table in tables[:2])
+        return cls(path, frame, t_ns, tables[3].shape[1])
+
+    def log_ratio(self, rows: slice, sites: slice) -> np.ndarray:
+        """(rows, sites) f8; NaN where a site was not observed."""
+        return self._read("log_ratio", rows, sites)
+
+    def smoothed(self, rows: slice, sites: slice) -> np.ndarray:
+        """(rows, sites) f8, P(occupied | all frames)."""
+        return self._read("smoothed", rows, sites)
+
+    def _read(self, name: str, rows: slice, sites: slice) -> np.ndarray:
+        out = np.full((rows.stop - rows.start, sites.stop - sites.start), np.nan)
+        with h5py.File(self._path, "r") as file:
+            table = file[f"occupancy/{name}"]
+            if not isinstance(table, h5py.Dataset):
+                raise TypeError(f"occupancy/{name} is no dataset")
+            stop = min(sites.stop, table.shape[1])
+            if stop > sites.start:
+                out[:, : stop - sites.start] = table[rows, sites.start : stop]
+        return out

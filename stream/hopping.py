@@ -1,7 +1,8 @@
 """What happened: columns that appear, disappear or hop, and how often per time observed.
 
 Events come from the smoothed occupancy, with hysteresis, and are dated where it crosses one half.
-A departure and an arrival at a neighbouring site at nearly the same time are one hop.
+A departure and an arrival at a neighbouring site at nearly the same time are one hop. Where several pairs are possible
+an event is the best of them, and tells of the others.
 """
 
 from __future__ import annotations
@@ -9,14 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from scipy.stats import chi2
 
 from stream.occupancy import Occupancy, Smoothed
+from stream.pairing import best, probabilities
 from stream.places import DETECTED, UNOBSERVED
+from stream.poisson import Rate, hidden, rate
 
 _UNKNOWN = -1
 _NS = 1e-9
+LEAST_LIKELY = 0.05  # a pairing that is less likely is not told of
 
 _site = np.dtype(
     [
@@ -38,6 +40,7 @@ _event = np.dtype(
         ("arrival", "?"),
         ("probability", "f8"),
         ("share", "f8"),
+        ("left", "f8"),  # P(not part of a pair that was told of already)
     ]
 )
 
@@ -51,6 +54,9 @@ class Hop:
     t_ns, frame : the first frame that shows it.
     from_site, to_site : site numbers.
     probability : that it happened, and for a hop also that these two sites belong together.
+    others : of a hop, other pairs that its departure or its arrival may belong to, (from_site, to_site, probability).
+        Each pair is told of once in a series: the probabilities of hops and of their others add up to the number of
+        hops to be expected.
     """
 
     t_ns: int
@@ -58,84 +64,12 @@ class Hop:
     from_site: int
     to_site: int
     probability: float
+    others: tuple[tuple[int, int, float], ...] = ()
 
     @property
     def kind(self) -> str:
         """ "hop", "appear" or "disappear"."""
         return "appear" if self.from_site < 0 else "disappear" if self.to_site < 0 else "hop"
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """Events per time, with a confidence interval; arrays of one shape.
-
-    Attributes
-    ----------
-    events : f8; those across a gap count by the share of it that was observed.
-    at_risk_s : f8, time in which they could have been seen.
-    rate_hz, low_hz, high_hz : f8; NaN where there was no time.
-    """
-
-    events: np.ndarray
-    at_risk_s: np.ndarray
-    rate_hz: np.ndarray
-    low_hz: np.ndarray
-    high_hz: np.ndarray
-
-
-def rate(
-    events: np.ndarray | float,
-    at_risk_s: np.ndarray | float,
-    confidence: float = 0.95,
-    worth: np.ndarray | float = 1.0,
-) -> Rate:
-    """Poisson rate with its exact central interval (F. Garwood, Biometrika 28 (1936) 437).
-
-    Parameters
-    ----------
-    worth : above 0, at most 1: the interval is that of this share of events and time (`Occupancy.worth`).
-
-    Raises
-    ------
-    ValueError
-        For negative events or time, or a confidence outside (0, 1).
-    """
-    n, time_s = np.broadcast_arrays(np.asarray(events, np.float64), np.asarray(at_risk_s, np.float64))
-    worth = np.maximum(worth, 1e-6)
-    if not 0 < confidence < 1 or (n < 0).any() or (time_s < 0).any():
-        raise ValueError(
-            f"a rate needs events and time >= 0 and 0 < confidence < 1, got a confidence of {confidence}, "
-            f"events from {n.min(initial=0)} and times from {time_s.min(initial=0)} s"
-        )
-    tail = (1.0 - confidence) / 2
-    time_s = np.where(time_s > 0, time_s, np.nan)
-    low = np.where(n > 0, chi2.ppf(tail, 2 * worth * np.maximum(n, 1e-9)) / 2, 0.0)
-    high = chi2.ppf(1.0 - tail, 2 * worth * n + 2) / 2
-    return Rate(n, np.nan_to_num(time_s), n / time_s, low / worth / time_s, high / worth / time_s)
-
-
-def hidden(
-    arrivals: np.ndarray, departures: np.ndarray, empty_s: np.ndarray, occupied_s: np.ndarray, period_s: float
-) -> np.ndarray:
-    """How many switches there are for each that shows: between two frames a site may switch back and forth.
-
-    A site with rates a and b differs from one frame to the next with P(arrived) + P(left) = 1 - exp(-(a + b) τ) = s,
-    so a + b = -ln(1 - s) / τ where s / τ is what shows.
-
-    Parameters
-    ----------
-    arrivals, departures, empty_s, occupied_s : (m,) f8, switches that show, and the time at risk of them.
-    period_s : τ.
-
-    Returns
-    -------
-    (m,) f8, 1 for slow sites; where more than every second frame differs nothing more is made of it.
-    """
-    shows = np.zeros_like(empty_s)
-    for switches, time_s in ((arrivals, empty_s), (departures, occupied_s)):
-        shows += np.divide(switches * period_s, time_s, out=np.zeros_like(shows), where=time_s > period_s)
-    shows = np.clip(shows, 1e-9, 0.5)
-    return -np.log1p(-shows) / shows
 
 
 class Hopping:
@@ -166,7 +100,7 @@ class Hopping:
         self.pair_frames, self.wait_frames = pair_frames, wait_frames
         self.counts = np.zeros((4, 0), np.int64)
         self.raw_flips = np.zeros(0, np.int64)
-        self._weighted = np.zeros((3, 0))  # arrivals, departures, hops away; each by its share
+        self._weighted = np.zeros((2, 0))  # departures, and hops away; each by its share
         self._sites = np.zeros(0, _site)
         self._waiting = np.zeros(0, _event)
 
@@ -194,7 +128,7 @@ class Hopping:
             new = np.zeros(len(switched), _event)
             for name in ("frame", "t_ns", "share"):
                 new[name] = self._sites[name][switched]
-            new["site"], new["probability"] = switched, probability
+            new["site"], new["probability"], new["left"] = switched, probability, 1.0
             new["arrival"] = self._sites["decided"][switched] == 1
             self._waiting = np.concatenate([self._waiting, new])
         return self._release(smoothed.frame - self.wait_frames, neighbours)
@@ -228,7 +162,7 @@ class Hopping:
         empty = np.maximum(observed - occupied, 0.0)
         more = hidden(occupancy.arrivals, occupancy.departures, empty, occupied, self.frame_period_s)
         arrivals, departures = more * occupancy.arrivals, more * occupancy.departures
-        _, left, hops = self._weighted
+        left, hops = self._weighted
         hops = departures * np.divide(hops, left, out=np.zeros_like(hops), where=left > 0)
         worth = occupancy.worth
         if total:
@@ -252,7 +186,7 @@ class Hopping:
             self._sites = np.concatenate([self._sites, fresh])
             self.raw_flips = np.concatenate([self.raw_flips, np.zeros(new, np.int64)])
             self.counts = np.concatenate([self.counts, np.zeros((4, new), np.int64)], axis=1)
-            self._weighted = np.concatenate([self._weighted, np.zeros((3, new))], axis=1)
+            self._weighted = np.concatenate([self._weighted, np.zeros((2, new))], axis=1)
 
     def _decide(self, smoothed: Smoothed) -> tuple[np.ndarray, np.ndarray]:
         """Sites that have switched for sure, and the probability of that; unobserved sites rest."""
@@ -284,52 +218,60 @@ class Hopping:
             return []
         hops = []
         gone = due.copy()
-        for departure, arrival, probability in self._pairs(neighbours):
-            if due[departure] or due[arrival]:
-                a, b = waiting[departure], waiting[arrival]
-                surer = a if a["probability"] > b["probability"] else b
-                ends = int(a["site"]), int(b["site"])
-                hops.append(Hop(int(surer["t_ns"]), int(surer["frame"]), *ends, probability))
-                self.counts[2, a["site"]] += 1
-                self.counts[3, b["site"]] += 1
-                self._weighted[2, a["site"]] += min(a["share"], b["share"])
-                gone[[departure, arrival]] = True
-                due[[departure, arrival]] = False
+        out, into, share = self._shares(neighbours)
+        for i, j in best(share):
+            departure, arrival = out[i], into[j]
+            if not (due[departure] or due[arrival]):
+                continue
+            a, b = waiting[departure], waiting[arrival]
+            surer = a if a["probability"] > b["probability"] else b
+            this, *others = self._tell(out, into, share, i, j)
+            hops.append(Hop(int(surer["t_ns"]), int(surer["frame"]), *this, tuple(others)))
+            self.counts[2, a["site"]] += 1
+            self.counts[3, b["site"]] += 1
+            gone[[departure, arrival]] = True
+            due[[departure, arrival]] = False
         for event in waiting[due]:
             arrived = bool(event["arrival"])
             ends = (-1, int(event["site"])) if arrived else (int(event["site"]), -1)
             hops.append(Hop(int(event["t_ns"]), int(event["frame"]), *ends, float(event["probability"])))
             self.counts[0 if arrived else 1, event["site"]] += 1
-        for row, arrived in enumerate((True, False)):
-            done = waiting[gone & (waiting["arrival"] == arrived)]
-            np.add.at(self._weighted[row], done["site"], done["share"])
+        left = waiting[gone & ~waiting["arrival"]]
+        np.add.at(self._weighted[0], left["site"], left["share"])
         self._waiting = waiting[~gone]
         return sorted(hops, key=lambda hop: hop.frame)
 
-    def _pairs(self, neighbours: np.ndarray) -> list[tuple[int, int, float]]:
-        """One-to-one pairs (departure, arrival, probability) of waiting events: the most, the likeliest.
-
-        The weight of a pair falls e²-fold with each frame between its events; its probability is that of
-        both events, times its share among the pairs it competes with.
-        """
+    def _shares(self, neighbours: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Waiting departures (d,) and arrivals (a,), and the probability (d, a) of each pair that is worth telling of,
+        given that both happened. The weight of a pair falls e²-fold with each frame between its events."""
         waiting = self._waiting
         departures, arrivals = np.flatnonzero(~waiting["arrival"]), np.flatnonzero(waiting["arrival"])
-        if not len(departures) or not len(arrivals):
-            return []
         out, into = waiting[departures], waiting[arrivals]
         apart = np.abs(out["frame"][:, None] - into["frame"])
         beside = (neighbours[out["site"]][:, None, :] == into["site"][None, :, None]).any(axis=2)
-        possible = beside & (apart <= self.pair_frames)
         both = out["probability"][:, None] * into["probability"]
-        weight = np.where(possible, both * np.exp(-2.0 * apart), 0.0)
-        rivals = weight.sum(axis=0) + weight.sum(axis=1)[:, None] - weight
-        # a pair more counts for more than any difference in likelihood
-        gain = np.where(possible, 100.0 + np.log(np.maximum(weight, 1e-40)), 0.0)
-        return [
-            (int(departures[i]), int(arrivals[j]), float(both[i, j] * weight[i, j] / rivals[i, j]))
-            for i, j in zip(*linear_sum_assignment(gain, maximize=True), strict=True)
-            if possible[i, j]
-        ]
+        weight = np.where(beside & (apart <= self.pair_frames), both * np.exp(-2.0 * apart), 0.0)
+        share = probabilities(weight) * out["left"][:, None] * into["left"]
+        return departures, arrivals, np.where(share < LEAST_LIKELY, 0.0, share)
+
+    def _tell(
+        self, out: np.ndarray, into: np.ndarray, share: np.ndarray, i: int, j: int
+    ) -> list[tuple[int, int, float]]:
+        """The pair of departure i and arrival j, then the others of either: from, to, probability. None is told twice:
+        its share is taken from `share` and from what is left of its events."""
+        waiting = self._waiting
+        rivals = [(i, n) for n in np.flatnonzero(share[i]) if n != j]
+        rivals += [(k, j) for k in np.flatnonzero(share[:, j]) if k != i]
+        told = []
+        for k, n in [(i, j), *rivals]:
+            start, end, part = waiting[out[k]], waiting[into[n]], share[k, n]
+            self._weighted[1, start["site"]] += part * min(start["share"], end["share"])
+            both = float(start["probability"] * end["probability"])
+            told.append((int(start["site"]), int(end["site"]), both * float(part)))
+            waiting["left"][[out[k], into[n]]] -= part
+            share[k, n] = 0.0
+        waiting["left"] = np.maximum(waiting["left"], 0.0)
+        return told
 
     def state(self) -> dict[str, np.ndarray]:
         """All that `restore` needs, as copies."""

@@ -1,6 +1,6 @@
 """Rates, dwell times and their comparison, with intervals: pure functions of counts and durations.
 
-Which interval when: a count over a time has Garwood's exact interval (`stream.hopping.rate`), which is
+Which interval when: a count over a time has Garwood's exact interval (`stream.poisson.rate`), which is
 right for one site, and for several if they all had one rate. Sites of one class differ, so the rate of a
 class is given the interval of a bootstrap over its sites, from `LEAST_SITES` sites and `LEAST_EVENTS`
 events on; with fewer a bootstrap is too narrow, and Garwood's interval stands, named as such.
@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest, chi2, norm
+from scipy.stats import chi2, norm
 
 LEAST_SITES, LEAST_EVENTS = 20, 20  # for a bootstrap
 SHORTEST_FRAMES = 3  # a dwell no longer is missed, or may be (the tracker's own tests hold from there on)
@@ -152,45 +152,6 @@ def log_rank(
     with np.errstate(over="ignore"):
         effect, low, high = np.exp([ratio, ratio - half, ratio + half]).tolist()
     return LogRank(p_value, effect, low, high, observed.astype(np.int64), expected)
-
-
-@dataclass(frozen=True, slots=True)
-class RateRatio:
-    """Two Poisson rates compared: second over first, with its exact 95 % interval and two-sided p."""
-
-    ratio: float
-    low: float
-    high: float
-    p_value: float
-
-
-def rate_ratio(
-    first_events: int, first_s: float, second_events: int, second_s: float, confidence: float = 0.95
-) -> RateRatio:
-    """The conditional test: of all events, the second's share is binomial if the rates are alike.
-
-    J. Przyborowski and H. Wilenski, Biometrika 31 (1940) 313; the interval is Clopper and Pearson's, so
-    it covers at least as often as it says (R's poisson.test does the same).
-
-    Raises
-    ------
-    ValueError
-        For counts that are negative or times that are not above 0.
-    """
-    if min(first_events, second_events) < 0 or not min(first_s, second_s) > 0:
-        raise ValueError(
-            f"two rates need counts >= 0 and times above 0 s, got {first_events} in {first_s} s "
-            f"and {second_events} in {second_s} s"
-        )
-    n = int(first_events + second_events)
-    if n == 0:
-        return RateRatio(np.nan, 0.0, np.inf, 1.0)
-    test = binomtest(int(second_events), n, second_s / (first_s + second_s))
-    share = test.proportion_ci(confidence, method="exact")
-    scale = first_s / second_s
-    low, high = (scale * p / (1 - p) if p < 1 else np.inf for p in (share.low, share.high))
-    ratio = scale * second_events / first_events if first_events else np.inf
-    return RateRatio(float(ratio), float(low), float(high), float(test.pvalue))
 
 
 def bootstrap_rate(

@@ -14,15 +14,21 @@ from rich.console import Console
 from rich.table import Table
 
 from stream.diffusion import Diffusion, diffusion
-from stream.dwells import site_dwells
 from stream.facets import INSIDE
 from stream.frame import RecordingError
-from stream.rates import By, Per, compare, dwell_summary, rate_rows, session_facets, within
+from stream.rates import By, Per, RateRow, compare, dwell_summary, rate_rows, session_facets
 from stream.session import read_session
+from stream.switches import whole, within
 
 _MOST_ROWS = _MOST_GROUPS = 25  # of a table on the terminal
 _SEED = 1  # of the bootstrap: the same file gives the same intervals
 _PER = {"s": "s", "e": "(e/nm²)"}
+_FROM = {
+    "likelihood": "From the likelihood: switches expected given all frames. missed: fast, more than every second frame "
+    "shows a switch; the rates are lower bounds.",
+    "events": "From events: the file does not hold what every frame says. missed: at most this share of the events "
+    "falls between frames; in red, the rates are lower bounds.",
+}
 _GROUP = {"all": "", "site": "site", "facet": "facet", "coordination": "neighbours"}
 
 
@@ -37,7 +43,7 @@ def rates_report(result: Path, by: By, per: Per) -> dict[str, Any]:
         Per electron dose without a dose rate.
     """
     session = read_session(result)
-    dwells = site_dwells(session)
+    part = whole(session)
     rng = np.random.default_rng(_SEED)
     dose_rate = session.header.dose_rate_e_nm2_s
     lasted_s = (session.t_ns[-1] - session.t_ns[0]) * 1e-9 + session.period_s
@@ -49,11 +55,12 @@ def rates_report(result: Path, by: By, per: Per) -> dict[str, Any]:
         "dose_e_nm2": float(lasted_s * dose_rate) if dose_rate else None,
         "by": by,
         "per": per,
-        "rates": [asdict(row) for row in rate_rows(session, by, per, rng, dwells)],
-        "dwells": dwell_summary(dwells),
+        "from": part.source,
+        "rates": [_told(row) for row in rate_rows(part, by, per, rng)],
+        "dwells": dwell_summary(part),
         "diffusion": {
-            "all columns": _diffusion(diffusion(session, dwells, rng)),
-            "surface columns": _diffusion(diffusion(session, dwells, rng, facets.facet != INSIDE)),
+            "all columns": _diffusion(diffusion(session, part.dwells, rng)),
+            "surface columns": _diffusion(diffusion(session, part.dwells, rng, facets.facet != INSIDE)),
         },
         "fast_sites": int(session.sites["fast"].sum()),
     }
@@ -83,12 +90,11 @@ def compare_report(
                 f"one file is compared with itself in two ranges of time that do not overlap, got {ranges[0]} and "
                 f"{ranges[1]}: give --first 0:10 --second 10: (s), or a second file"
             )
-    sides = []
-    for session, span in zip(sessions, spans, strict=True):
-        sides.append((session, within(session, site_dwells(session), *span)))
-    rows, dwells = compare(sides[0], sides[1], by, np.random.default_rng(_SEED))
+    parts = [within(session, *span) for session, span in zip(sessions, spans, strict=True)]
+    rows, dwells = compare(parts[0], parts[1], by, np.random.default_rng(_SEED))
     names = [f"{p}{f' {r} s' if r else ''}" for p, r in zip((first, second or first), ranges, strict=True)]
-    return {"first": names[0], "second": names[1], "by": by, "rates": rows, "dwells": dwells}
+    source = "likelihood" if all(part.source == "likelihood" for part in parts) else "events"
+    return {"first": names[0], "second": names[1], "by": by, "from": source, "rates": rows, "dwells": dwells}
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -131,12 +137,14 @@ def show_rates(report: dict[str, Any], console: Console) -> None:
         # all switches of single sites; of classes, what goes away, hops and comes
         told = [row for row in rows if (row["kind"] == "event") == (report["by"] == "site")]
         for k, row in enumerate(told):
-            share = f"≤ {row['missed_share']:.0%}"
+            share = (
+                f"≤ {row['missed_share']:.0%}" if row["from"] == "events" else "fast" if row["fast"] else "-"
+            )
             table.add_row(
                 "" if k else row["group"],
                 row["kind"],
                 str(row["sites"]),
-                str(row["events"]),
+                f"{row['events']:.0f}",
                 _number(row["rate"]),
                 _span(row["low"], row["high"]) + (" ᴳ" if row["interval"] == "Garwood" else "  "),
                 "" if k else f"[red]{share}[/]" if row["fast"] else share,
@@ -144,8 +152,7 @@ def show_rates(report: dict[str, Any], console: Console) -> None:
     left = f"The {len(shown)} busiest of {len(groups)}; --csv has all. " if len(shown) < len(groups) else ""
     table.caption = (
         f"{left}Arrivals per time empty, departures and hops per time occupied, all events per time observed. "
-        "Intervals: bootstrap over sites; with ᴳ, Garwood's (few sites or events). missed: at most this share of "
-        "the events falls between frames; in red, the rates are lower bounds."
+        f"{_FROM[report['from']]} Intervals: bootstrap over sites; with ᴳ, Garwood's (few sites or events)."
     )
     console.print(table)
     console.print(_dwell_table(report["dwells"]))
@@ -168,7 +175,7 @@ def show_comparison(report: dict[str, Any], console: Console) -> None:
         table.add_row(
             row["group"],
             row["kind"],
-            " → ".join(str(n) for n in row["events"]),
+            " → ".join(f"{n:.0f}" for n in row["events"]),
             _number(row["ratio"], 2),
             _span(row["ratio_low"], row["ratio_high"]),
             _span(row["sites_low"], row["sites_high"]),
@@ -177,7 +184,7 @@ def show_comparison(report: dict[str, Any], console: Console) -> None:
         )
     table.caption = (
         "exact 95% and p hold if sites share one rate; where the interval by sites (bootstrap) is wider, believe "
-        "that. adjusted: p after Benjamini and Hochberg, over all classes."
+        f"that. adjusted: p after Benjamini and Hochberg, over all classes. From {report['from']}."
     )
     console.print(table)
     names = ("state", "dwells", "ended", "median, s", "hazard ratio", "95 %", "p")
@@ -206,10 +213,14 @@ def _dwell_table(rows: list[dict[str, Any]]) -> Table:
             f"{_number(row['exponential_mean_s'])} ({_span(row['exponential_low_s'], row['exponential_high_s'])})",
         )
     table.caption = (
-        "The median is Kaplan-Meier's, of dwells whose beginning was seen; the mean is of all, if all ended at one "
-        "rate. A mean far above the median / ln 2 says that sites differ."
+        "The median is Kaplan-Meier's, of dwells as events tell them whose beginning was seen; the mean is of all "
+        "switches and all time, if all ended at one rate. A mean far above the median / ln 2 says that sites differ."
     )
     return table
+
+
+def _told(row: RateRow) -> dict[str, Any]:
+    return {"from" if name == "source" else name: value for name, value in asdict(row).items()}
 
 
 def _table(title: str, names: tuple[str, ...], left: int) -> Table:

@@ -8,10 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import false_discovery_control
 
-from stream.dwells import by_coordination, cut, seconds, site_dwells
-from stream.facets import INSIDE, Facets, find_facets
+from stream.dwells import seconds
+from stream.facets import Facets, find_facets
 from stream.frame import CalibrationError, RecordingError
-from stream.hopping import rate
 from stream.kinetics import (
     LEAST_EVENTS,
     LEAST_SITES,
@@ -22,14 +21,15 @@ from stream.kinetics import (
     bootstrap_ratio,
     log_rank,
     missed_share,
-    rate_ratio,
     survival,
 )
+from stream.poisson import rate, rate_ratio
 from stream.session import Session
+from stream.switches import KINDS, Counts, Part, Source, of_coordination, of_sites
 
 By = Literal["all", "site", "facet", "coordination"]
 Per = Literal["s", "e"]
-KINDS = ("event", "arrival", "departure", "hop")  # per time observed, empty, occupied, occupied
+_FASTEST = np.log(2)  # to and fro per frame: from there on what falls between frames is not known any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +42,21 @@ class RateRow:
     kind : "event" (any switch, per time observed), "arrival" (per time empty), "departure" and "hop"
         (a departure to a neighbouring site; both per time occupied).
     sites : with time at risk.
-    events : counted.
+    events : counted, or expected.
     at_risk : time in s, or dose in e/nm², during which such an event could happen and be seen.
     rate, low, high : per s, or per e/nm², with the 95 % interval; NaN without time at risk.
     interval : "Garwood" or "bootstrap", see `stream.kinetics`.
-    missed_share : at most this share of the events fell between frames, at the rates measured; the
-        rate is too low by no more than it.
-    fast : `missed_share` is above 0.1; the rate is a lower bound.
+    missed_share : at most this share of the events was missed, at the rates measured; the rate is too low by no
+        more than it. 0 from the likelihood, which counts them by what is to be expected.
+    fast : `missed_share` is above 0.1, or from the likelihood, more than every second frame shows a switch; the rate
+        is a lower bound.
+    source : "likelihood" or "events", see `stream.switches`.
     """
 
     group: str
     kind: str
     sites: int
-    events: int
+    events: float
     at_risk: float
     rate: float
     low: float
@@ -62,6 +64,7 @@ class RateRow:
     interval: str
     missed_share: float
     fast: bool
+    source: Source
 
 
 def session_facets(session: Session) -> Facets:
@@ -72,30 +75,7 @@ def session_facets(session: Session) -> Facets:
     return find_facets(session.yx_nm, occurrence, session.neighbours, session.spacing_nm)
 
 
-def within(session: Session, dwells: np.ndarray, first_s: float, last_s: float) -> np.ndarray:
-    """The dwells between two times, s after the first frame; `last_s` may be inf.
-
-    Raises
-    ------
-    RecordingError
-        If there is nothing between them.
-    """
-    start_ns = int(session.t_ns[0])
-    length_s = (int(session.t_ns[-1]) - start_ns) * 1e-9
-    if not 0 <= first_s < min(last_s, length_s):
-        raise RecordingError(
-            f"no frames from {first_s:g} to {last_s:g} s: expected a range that begins within the series, "
-            f"which lasts {length_s:.6g} s"
-        )
-    last_s = min(last_s, length_s)
-    return cut(
-        dwells, np.array([start_ns + round(first_s * 1e9)]), np.array([start_ns + round(last_s * 1e9)])
-    )
-
-
-def rate_rows(
-    session: Session, by: By, per: Per, rng: np.random.Generator, dwells: np.ndarray | None = None
-) -> list[RateRow]:
+def rate_rows(part: Part, by: By, per: Per, rng: np.random.Generator) -> list[RateRow]:
     """Rates of each group and kind; groups without time at risk are left out.
 
     Raises
@@ -103,36 +83,49 @@ def rate_rows(
     CalibrationError
         Per electron dose, where the dose rate is not known.
     """
+    session = part.session
     scale = 1.0 if per == "s" else _dose_rate(session)
-    dwells = site_dwells(session) if dwells is None else dwells
-    dead_s = (SHORTEST_FRAMES + 0.5) * session.period_s
+    least_s = _least_s(part, part.source)
     rows = []
-    for label, events, time_s in _groups(session, dwells, by):
-        total, total_s = events.sum(axis=1), time_s.sum(axis=1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            arrival_hz, departure_hz = np.nan_to_num(total[1:3] / total_s[1:3], posinf=0.0)
-        missed = missed_share(arrival_hz, departure_hz, dead_s)
+    for label, counts in _groups(part, by, part.source):
+        total, total_s = counts.events.sum(axis=1), counts.time_s.sum(axis=1)
+        missed, fast = _missed(counts, session.period_s)
         for k, kind in enumerate(KINDS):
-            if not total_s[k] > 0:
+            if not total_s[k] > least_s:
                 continue
-            seen = time_s[k] > 0
-            low, high, interval = interval_of(events[k, seen], time_s[k, seen], rng)
+            seen = counts.time_s[k] > 0
+            low, high, interval = interval_of(counts.of(seen), k, rng)
             value = total[k] / total_s[k]
             rows.append(
                 RateRow(
-                    label, kind, int(seen.sum()), int(total[k]), float(total_s[k] * scale), float(value / scale),
-                    low / scale, high / scale, interval, missed, missed > TOO_BIASED,
+                    label, kind, int(seen.sum()), float(total[k]), float(total_s[k] * scale), float(value / scale),
+                    low / scale, high / scale, interval, missed, fast, counts.source,
                 )
             )  # fmt: skip
     return rows
 
 
-def interval_of(events: np.ndarray, time_s: np.ndarray, rng: np.random.Generator) -> tuple[float, float, str]:
-    """The 95 % interval of a class's rate, per second, and which: see `stream.kinetics`."""
-    if len(events) >= LEAST_SITES and events.sum() >= LEAST_EVENTS:
+def interval_of(counts: Counts, kind: int, rng: np.random.Generator) -> tuple[float, float, str]:
+    """The 95 % interval of a class's rate of one of KINDS, per second, and which: see `stream.kinetics`.
+
+    Sites scatter by what is different about them and by what the evidence leaves open, so a bootstrap over them holds
+    both; Garwood's interval is widened by the counts' worth.
+    """
+    events, time_s = counts.events[kind], counts.time_s[kind]
+    if len(events) >= LEAST_SITES and events.sum() * counts.pooled_worth >= LEAST_EVENTS:
         return *bootstrap_rate(events, time_s, rng), "bootstrap"
-    exact = rate(events.sum(), time_s.sum())
+    exact = rate(events.sum(), time_s.sum(), worth=counts.pooled_worth)
     return float(exact.low_hz), float(exact.high_hz), "Garwood"
+
+
+def _missed(counts: Counts, period_s: float) -> tuple[float, bool]:
+    """The share of the events that may be missing, and whether the rate is a lower bound."""
+    total, total_s = counts.events.sum(axis=1), counts.time_s.sum(axis=1)
+    arrival_hz, departure_hz = np.divide(total[1:3], total_s[1:3], out=np.zeros(2), where=total_s[1:3] > 0)
+    if counts.source == "likelihood":
+        return 0.0, bool((arrival_hz + departure_hz) * period_s >= _FASTEST)
+    missed = missed_share(arrival_hz, departure_hz, (SHORTEST_FRAMES + 0.5) * period_s)
+    return missed, missed > TOO_BIASED
 
 
 def dwell_survival(dwells: np.ndarray, occupied: bool) -> Survival:
@@ -141,18 +134,21 @@ def dwell_survival(dwells: np.ndarray, occupied: bool) -> Survival:
     return survival(seconds(whole), whole["ended"])
 
 
-def dwell_summary(dwells: np.ndarray) -> list[dict[str, Any]]:
+def dwell_summary(part: Part) -> list[dict[str, Any]]:
     """Of occupied and empty dwells: how many, how censored, the median and the mean if exponential.
 
-    The mean, 1 / rate, counts all time and every end, so it needs no beginning; the median is
-    Kaplan-Meier's. If they disagree by more than ln 2, dwells are not all of one rate.
+    The mean, 1 / rate, is of all switches and all time; the median is Kaplan-Meier's, of dwells as events tell them.
+    If they disagree by more than ln 2, dwells are not all of one rate, or events were missed.
     """
+    dwells, counts = part.dwells, of_sites(part)
     rows = []
     for state, occupied in (("occupied", True), ("empty", False)):
+        left = KINDS.index("departure" if occupied else "arrival")
         mine = dwells[dwells["occupied"] == occupied]
         curve = dwell_survival(dwells, occupied)
         median, low, high = curve.median_s()
-        exponential = rate(int(mine["ended"].sum()), float(seconds(mine).sum()))
+        ends, time_s = counts.events[left].sum(), counts.time_s[left].sum()
+        exponential = rate(ends, time_s, worth=counts.pooled_worth)
         with np.errstate(divide="ignore"):
             mean, mean_low, mean_high = (
                 float(1 / np.float64(end))
@@ -176,13 +172,14 @@ def dwell_summary(dwells: np.ndarray) -> list[dict[str, Any]]:
 
 
 def compare(
-    first: tuple[Session, np.ndarray], second: tuple[Session, np.ndarray], by: By, rng: np.random.Generator
+    first: Part, second: Part, by: By, rng: np.random.Generator
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rates and dwell times of two conditions: second against first.
 
     Parameters
     ----------
-    first, second : a session and its dwells, of two result files or of two ranges of time of one.
+    first, second : of two result files, or two ranges of time of one. Both are counted alike: from events, where the
+        likelihood of one of them is not known.
     by : "site" and "facet" only for two ranges of one session, whose sites are the same.
 
     Returns
@@ -192,37 +189,41 @@ def compare(
     which bounds the share of false ones among those called different). A row per state: log-rank test of the dwells,
     its variance by sites.
     """
-    same = first[0] is second[0]
+    same = first.session is second.session
     if by in ("site", "facet") and not same:
         raise RecordingError(
             f"sites and facets of two result files have no names in common: expected to compare by all or "
             f"coordination, got {by}; or give one file and two ranges of time"
         )
-    sides = [{label: rest for label, *rest in _groups(s, d, by)} for s, d in (first, second)]
+    source: Source = "events" if "events" in (first.source, second.source) else "likelihood"
+    sides = [dict(_groups(part, by, source)) for part in (first, second)]
     rows: list[dict[str, Any]] = []
     for label in sides[0]:
         if label not in sides[1]:
             continue
-        (n1, t1), (n2, t2) = sides[0][label], sides[1][label]
+        one, other = sides[0][label], sides[1][label]
+        worth = (one.pooled_worth, other.pooled_worth) if source == "likelihood" else None
         for k, kind in enumerate(KINDS):
-            time1, time2 = float(t1[k].sum()), float(t2[k].sum())
-            if not min(time1, time2) > 0:
+            n1, n2, t1, t2 = one.events[k], other.events[k], one.time_s[k], other.time_s[k]
+            time1, time2 = float(t1.sum()), float(t2.sum())
+            if not min(time1, time2) > _least_s(first, source):
                 continue
-            test = rate_ratio(int(n1[k].sum()), time1, int(n2[k].sum()), time2)
-            low, high = bootstrap_ratio((n1[k], t1[k]), (n2[k], t2[k]), rng, paired=same)
+            test = rate_ratio(float(n1.sum()), time1, float(n2.sum()), time2, worth=worth)
+            low, high = bootstrap_ratio((n1, t1), (n2, t2), rng, paired=same)
             rows.append(
                 {
                     "group": label,
                     "kind": kind,
-                    "events": [int(n1[k].sum()), int(n2[k].sum())],
+                    "events": [float(n1.sum()), float(n2.sum())],
                     "at_risk_s": [time1, time2],
-                    "rate_hz": [float(n1[k].sum() / time1), float(n2[k].sum() / time2)],
+                    "rate_hz": [float(n1.sum() / time1), float(n2.sum() / time2)],
                     "ratio": test.ratio,
                     "ratio_low": test.low,
                     "ratio_high": test.high,
                     "sites_low": low,
                     "sites_high": high,
                     "p_value": test.p_value,
+                    "from": source,
                 }
             )
     for kind in KINDS:
@@ -230,8 +231,8 @@ def compare(
         adjusted = false_discovery_control([row["p_value"] for row in mine])
         for row, p_value in zip(mine, adjusted, strict=True):
             row["p_adjusted"] = float(p_value)
-    apart = 0 if same else len(first[0].sites)  # sites of two files are different ones
-    return rows, [_compare_dwells(first[1], second[1], state, apart) for state in (True, False)]
+    apart = 0 if same else len(first.session.sites)  # sites of two files are different ones
+    return rows, [_compare_dwells(first.dwells, second.dwells, state, apart) for state in (True, False)]
 
 
 def _compare_dwells(first: np.ndarray, second: np.ndarray, occupied: bool, apart: int) -> dict[str, Any]:
@@ -249,43 +250,26 @@ def _compare_dwells(first: np.ndarray, second: np.ndarray, occupied: bool, apart
     }
 
 
-def _groups(session: Session, dwells: np.ndarray, by: By) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Each group's label, events (kinds, m) and time at risk (kinds, m) of every site."""
-    m = len(session.sites)
+def _groups(part: Part, by: By, source: Source) -> list[tuple[str, Counts]]:
+    """Each group's label, and the counts of its sites; groups without time are left out."""
     if by == "coordination":
-        dwells = by_coordination(dwells, session)
-        of_dwell = dwells["coordination"]
-        most = int(of_dwell.max(initial=0))
-        labels = [str(k) for k in range(most + 1)]
-    elif by == "facet":
-        facets = session_facets(session)
-        of_dwell = facets.facet[dwells["site"]] % (len(facets.normal_deg) + 2)
-        labels = facets.labels
-    elif by == "site":
-        return _per_site(dwells, m)
+        groups = [(str(k), counts) for k, counts in enumerate(of_coordination(part, source))]
     else:
-        of_dwell, labels = np.zeros(len(dwells), np.int64), ["all"]
-    groups = [(label, *_counts(dwells[of_dwell == k], m)) for k, label in enumerate(labels)]
-    return [group for group in groups if group[2].any()]
+        counts = of_sites(part, source)
+        if by == "site":
+            groups = [(str(k), counts.of(np.array([k]))) for k in range(len(part.session.sites))]
+        elif by == "facet":
+            facets = session_facets(part.session)
+            facet = facets.facet % (len(facets.normal_deg) + 2)
+            groups = [(label, counts.of(facet == k)) for k, label in enumerate(facets.labels)]
+        else:
+            groups = [("all", counts)]
+    return [group for group in groups if group[1].time_s[0].sum() > _least_s(part, source)]
 
 
-def _per_site(dwells: np.ndarray, m: int) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    events, time_s = _counts(dwells, m)
-    return [(str(k), events[:, [k]], time_s[:, [k]]) for k in np.flatnonzero(time_s[0] > 0)]
-
-
-def _counts(dwells: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
-    site, occupied, ended = dwells["site"], dwells["occupied"], dwells["ended"]
-    chosen = (ended, ended & ~occupied, ended & occupied, dwells["hopped"] & occupied)
-    lasted_s = seconds(dwells)
-    at_risk = (lasted_s, lasted_s * ~occupied, lasted_s * occupied, lasted_s * occupied)
-    events = np.stack([np.bincount(site[which], minlength=m) for which in chosen])
-    return events, np.stack([np.bincount(site, time_s, m) for time_s in at_risk])
-
-
-def surface(session: Session) -> np.ndarray:
-    """(m,) bool, the sites that are not inside the particle."""
-    return session_facets(session).facet != INSIDE
+def _least_s(part: Part, source: Source) -> float:
+    """Time at risk from which a rate is told: by the likelihood, a class that never was has the shadow of a time."""
+    return 0.0 if source == "events" else part.session.period_s
 
 
 def _dose_rate(session: Session) -> float:

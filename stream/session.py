@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import h5py
 import numpy as np
 
 from stream.frame import RecordingError, SeriesHeader
+from stream.histories import KeptHistories
+from stream.likelihood import Histories
 from stream.matching import neighbours, spacing
 from stream.segment import header_from_bytes
 
 _NEIGHBOUR, _MOST_NEIGHBOURS = 1.5, 8  # as in the site map
+_LOOKED_AGAIN = {"arrivals", "departures", "worth"}  # of the table of sites, from the second look
+
+
+class Evidence(Histories, Protocol):
+    """What every frame says of every site, and what all say of every frame: `stream.histories.KeptHistories`."""
+
+    def smoothed(self, rows: slice, sites: slice) -> np.ndarray:
+        """(rows, sites) f8, P(occupied | all frames)."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +40,7 @@ class Session:
     period_s : from frame to frame.
     spacing_nm : median distance between neighbouring sites.
     neighbours : (m, 8) i8, sites within 1.5 spacings, nearest first, then -1.
+    evidence : None where the file is older than what was kept of it, or the series was not looked at again.
     """
 
     header: SeriesHeader
@@ -40,6 +53,7 @@ class Session:
     period_s: float
     spacing_nm: float
     neighbours: np.ndarray
+    evidence: Evidence | None = None
 
     @property
     def yx_nm(self) -> np.ndarray:
@@ -72,17 +86,24 @@ def read_session(path: Path) -> Session:
         with h5py.File(path, "r") as file:
             header = header_from_bytes(str(file.attrs["header"]).encode(), b"")
             sites, events, ledger = (_table(file, name) for name in ("sites", "events", "ledger"))
+            evidence = KeptHistories.of(path, file)
     except (OSError, KeyError, ValueError) as error:
         raise RecordingError(
             f"{path} is no result file: expected what hopscope replay writes, got {error}"
         ) from error
     try:
-        return session(header, sites, events, ledger[ledger["state"] == b"analysed"])
+        return session(header, sites, events, ledger[ledger["state"] == b"analysed"], evidence)
     except RecordingError as error:
         raise RecordingError(f"{path}: {error}") from None
 
 
-def session(header: SeriesHeader, sites: np.ndarray, events: np.ndarray, analysed: np.ndarray) -> Session:
+def session(
+    header: SeriesHeader,
+    sites: np.ndarray,
+    events: np.ndarray,
+    analysed: np.ndarray,
+    evidence: Evidence | None = None,
+) -> Session:
     """A session of tables; `analysed` are the ledger's rows of the frames analysed.
 
     Raises
@@ -108,7 +129,13 @@ def session(header: SeriesHeader, sites: np.ndarray, events: np.ndarray, analyse
     drift = np.stack([seen["drift_y_px"], seen["drift_x_px"]], axis=1).astype(np.float64)
     frame, t_ns = (seen[name].astype(np.int64) for name in ("frame", "t_ns"))
     turn = seen["turn_rad"].astype(np.float64)
-    return Session(header, sites, events, frame, t_ns, drift, turn, period_s, apart_nm, beside)
+    known = (
+        evidence is not None
+        and set(sites.dtype.names or ()) >= _LOOKED_AGAIN
+        and evidence.sites == len(sites)
+    )
+    kept = evidence if known else None
+    return Session(header, sites, events, frame, t_ns, drift, turn, period_s, apart_nm, beside, kept)
 
 
 def _told(sites: np.ndarray, name: str) -> np.ndarray:

@@ -8,7 +8,7 @@ Layout of a result file (plain h5py reads it)::
     /sites       SITES: a row per site, at the end of the replay
     /occupancy   every site in every frame: `stream.histories`
     /events      EVENTS: appearances, disappearances and hops
-    /hops        HOPS: the hops among them, from where to where
+    /hops        HOPS: the hops among them, from where to where, with every pairing that is likely enough
     /maps        occurrence, raw_events, events, rate, residence: (ny, nx) f4 with @meaning, @yx_origin_nm,
                  @nm_per_px; none without a site
     /ledger      LEDGER: a row per frame analysed and per gap; together they hold every index once
@@ -60,7 +60,13 @@ EVENTS: Fields = {
     "x_nm": ("<f8", "where (a hop: from where), specimen's frame, nm"),
 }
 HOPS: Fields = {
-    **{k: v for k, v in EVENTS.items() if k != "kind"},
+    "event": ("<i8", "row of the table of events; rows that share it are readings of one hop"),
+    "best": ("?", "the likeliest reading, which is the one among the events; once per event"),
+    **{k: v for k, v in EVENTS.items() if k not in ("kind", "probability")},
+    "probability": (
+        "<f4",
+        "that both happened and belong together; over all rows they add up to the hops expected",
+    ),
     "to_y_nm": ("<f8", "to where, specimen's frame, nm"),
     "to_x_nm": ("<f8", "to where, specimen's frame, nm"),
 }
@@ -116,7 +122,7 @@ LEDGER: Fields = {
 TABLES: dict[str, tuple[str, Fields]] = {
     "columns": ("Every column found in every frame", COLUMNS),
     "events": ("What happened, in order of time", EVENTS),
-    "hops": ("The hops among the events", HOPS),
+    "hops": ("The hops among the events, and what else their departures and arrivals may have been", HOPS),
     "sites": ("Every site, at the end", SITES),
     "ledger": ("What became of every frame", LEDGER),
 }
@@ -188,11 +194,11 @@ class ResultFile:
             period_s = tracker.occupancy.frame_period_s
             hindsight = look_again(self.histories, tracker.sites.neighbours, period_s)
             events = hindsight.events
+            self.histories.put_past()
         sites = _site_rows(tracker, hindsight)
         self._add("sites", sites)
         self._add("events", _event_rows(events, tracker.sites.yx_nm))
-        hops = [event for event in events if event.kind == "hop"]
-        self._add("hops", _hop_rows(hops, tracker.sites.yx_nm))
+        self._add("hops", _hop_rows(events, tracker.sites.yx_nm))
         maps = site_maps(sites, tracker.sites.spacing_nm) if len(sites) else {}
         for name, (drawn, meaning) in maps.items():
             dataset = self._file.create_dataset(f"maps/{name}", data=drawn.array, compression="gzip")
@@ -295,10 +301,10 @@ def _event_rows(events: list[Hop], site_yx_nm: np.ndarray) -> np.ndarray:
     return np.array(lines, _dtype(EVENTS))
 
 
-def _hop_rows(hops: list[Hop], site_yx_nm: np.ndarray) -> np.ndarray:
+def _hop_rows(events: list[Hop], site_yx_nm: np.ndarray) -> np.ndarray:
     lines = [
-        (e.frame, e.t_ns, e.from_site, e.to_site, e.probability,
-         *site_yx_nm[e.from_site], *site_yx_nm[e.to_site])
-        for e in hops
+        (row, k == 0, e.frame, e.t_ns, a, b, *site_yx_nm[a], probability, *site_yx_nm[b])
+        for row, e in enumerate(events) if e.kind == "hop"
+        for k, (a, b, probability) in enumerate([(e.from_site, e.to_site, e.probability), *e.others])
     ]  # fmt: skip
     return np.array(lines, _dtype(HOPS))

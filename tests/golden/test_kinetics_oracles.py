@@ -8,7 +8,8 @@ from lifelines import KaplanMeierFitter
 from lifelines.statistics import logrank_test
 from lifelines.utils import median_survival_times
 
-from stream.kinetics import log_rank, rate_ratio, survival
+from stream.kinetics import log_rank, survival
+from stream.poisson import rate_ratio
 
 
 def dwells(seed: int, n: int, mean: float = 20.0) -> tuple[np.ndarray, np.ndarray]:

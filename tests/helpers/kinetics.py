@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from stream.frame import SeriesHeader
-from stream.session import Session, session
+from stream.session import Evidence, Session, session
 from stream.tables import EVENTS, LEDGER, SITES
 
 PIXEL_NM = 0.02
@@ -89,6 +89,7 @@ def tables_session(
     index: np.ndarray,
     period_s: float = 0.1,
     dose_rate_e_nm2_s: float | None = None,
+    evidence: Evidence | None = None,
 ) -> Session:
     """A session of tables, seen in the frames `index`, without drift, in a frame that holds all sites."""
     ledger = np.zeros(len(index), table_type(LEDGER))
@@ -99,7 +100,7 @@ def tables_session(
         1, (side, side), np.dtype("<u2"), frame_period_s=period_s, pixel_size_nm=PIXEL_NM,
         dose_rate_e_nm2_s=dose_rate_e_nm2_s,
     )  # fmt: skip
-    return session(header, sites, events, ledger)
+    return session(header, sites, events, ledger, evidence)
 
 
 def table_type(fields) -> np.dtype:

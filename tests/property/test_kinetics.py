@@ -7,8 +7,8 @@ import pytest
 
 from stream.diffusion import diffusion
 from stream.dwells import seconds, site_dwells
-from stream.hopping import rate
-from stream.kinetics import bootstrap_rate, log_rank, missed_share, rate_ratio, survival
+from stream.kinetics import bootstrap_rate, log_rank, missed_share, survival
+from stream.poisson import rate, rate_ratio
 from stream.tables import EVENTS
 from tests.helpers.kinetics import session_of, sites_of, table_type, tables_session, two_states
 

@@ -2,65 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import pytest
 
-from stream import hindsight
+from stream import likelihood
 from stream.hindsight import look_again
-from stream.hopping import Hopping, Rate
+from stream.hopping import Hopping
 from stream.occupancy import Occupancy
+from stream.poisson import Rate
+from tests.helpers.evidence import Seen, simulated
 
 SITES = 6  # of one repeat
-
-
-@dataclass
-class Seen:
-    """Histories in memory."""
-
-    frame: np.ndarray
-    ratio: np.ndarray
-    period_s: float = 1.0
-    smoothed: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
-
-    @property
-    def t_ns(self) -> np.ndarray:
-        return np.round(self.frame * self.period_s * 1e9).astype(np.int64)
-
-    @property
-    def sites(self) -> int:
-        return self.ratio.shape[1]
-
-    def log_ratio(self, rows: slice, sites: slice) -> np.ndarray:
-        return self.ratio[rows, sites]
-
-    def keep_smoothed(self, first_row: int, p_occupied: np.ndarray) -> None:
-        if not self.smoothed.size:
-            self.smoothed = np.full(self.ratio.shape, np.nan)
-        self.smoothed[first_row : first_row + len(p_occupied)] = p_occupied
-
-
-def simulated(
-    rate: float, strength: float, sites: int, frames: int, seed: int, missing: float = 0.05
-) -> tuple[Seen, np.ndarray]:
-    """Sites that switch either way at `rate` per frame in continuous time, and who was there in the frames seen.
-
-    The evidence of a frame is a log-likelihood ratio of mean ± strength / 2 and variance `strength`, as of a matched
-    filter: 100, 25 and 6.6 are what columns of a phantom give at 310, 100 and 30 e/Å².
-    """
-    rng = np.random.default_rng(seed)
-    occupied = rng.random(sites) < 0.5
-    rows, frame, truth = [], [], []
-    for k in range(frames):
-        occupied = rng.random(sites) < 0.5 + (occupied - 0.5) * np.exp(-2 * rate)
-        if rng.random() < missing:
-            continue
-        ratio = np.where(occupied, strength / 2, -strength / 2) + np.sqrt(strength) * rng.normal(size=sites)
-        rows.append(np.clip(ratio, -12, 12))
-        frame.append(k)
-        truth.append(occupied)
-    return Seen(np.array(frame), np.array(rows)), np.array(truth)
 
 
 def rates_of(
@@ -106,6 +58,19 @@ def test_weak_evidence_is_worth_less_than_the_switches_it_speaks_of():
     assert (certain <= 1).all()
 
 
+def test_sites_that_never_switch_do_not_make_the_others_worth_less():
+    """Of a particle most columns stay for ever; what is known of those of the rim does not depend on them."""
+    busy, _ = simulated(0.05, 25.0, 20, 400, seed=12)
+    quiet = np.clip(12.5 + 5 * np.random.default_rng(13).normal(size=(len(busy.frame), 300)), -12, 12)
+    among = Seen(busy.frame, np.concatenate([busy.ratio, quiet], axis=1))
+    alone, together = (
+        look_again(seen, np.full((seen.sites, 1), -1), 1.0).occupancy for seen in (busy, among)
+    )
+    assert np.median(together.worth[:20]) == pytest.approx(np.median(alone.worth), rel=0.1)
+    switches = (together.arrivals + together.departures)[:20].sum()
+    assert switches == pytest.approx((alone.arrivals + alone.departures).sum(), rel=0.03)
+
+
 def test_occupancy_given_all_frames_is_that_of_the_exact_sum_over_histories():
     """Against brute force: every history of four frames, weighed."""
     rng = np.random.default_rng(3)
@@ -122,7 +87,7 @@ def test_occupancy_given_all_frames_is_that_of_the_exact_sum_over_histories():
     weight /= weight.sum()
     out = np.empty((3, 4, 1))
     chances = (np.full((4, 1), c) for c in (arrive, leave))
-    hindsight.there_and_back(np.exp(ratio), *chances, np.array([start]), out)
+    likelihood.there_and_back(np.exp(ratio), *chances, np.array([start]), out)
     np.testing.assert_allclose(out[0, :, 0], weight @ states, atol=1e-12)
     for k in range(1, 4):
         came = (states[:, k - 1] == 0) & (states[:, k] == 1)
@@ -133,17 +98,17 @@ def test_windows_leave_no_seam(monkeypatch):
     seen, _ = simulated(0.03, 6.6, 12, 900, seed=4)
     beside = np.array([[(k - 1) % 12, (k + 1) % 12] for k in range(12)])
     whole = look_again(seen, beside, 1.0)
-    smoothed = seen.smoothed.copy()
-    monkeypatch.setattr(hindsight, "_AT_ONCE", 12 * 260)
+    smoothed = seen.kept.copy()
+    monkeypatch.setattr(likelihood, "_AT_ONCE", 12 * 260)
     parts = look_again(seen, beside, 1.0)
-    np.testing.assert_allclose(seen.smoothed, smoothed, atol=1e-4)
+    np.testing.assert_allclose(seen.kept, smoothed, atol=1e-4)
     assert parts.events == pytest.approx(whole.events) or len(parts.events) == len(whole.events)
 
 
 def test_the_truth_is_read_off_strong_evidence():
     seen, truth = simulated(0.02, 60.0, 20, 500, seed=5)
     found = look_again(seen, np.full((20, 1), -1), 1.0)
-    assert np.mean((seen.smoothed > 0.5) == truth) > 0.999
+    assert np.mean((seen.kept > 0.5) == truth) > 0.999
     switches = np.count_nonzero(np.diff(truth, axis=0))
     assert abs(len(found.events) - switches) <= 0.02 * switches
 

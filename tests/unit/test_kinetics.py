@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from stream.kinetics import bootstrap_rate, bootstrap_ratio, log_rank, missed_share, rate_ratio, survival
+from stream.kinetics import bootstrap_rate, bootstrap_ratio, log_rank, missed_share, survival
+from stream.poisson import rate_ratio
 
 
 def test_a_curve_of_few_dwells_by_hand():
@@ -63,6 +64,21 @@ def test_the_p_value_is_the_binomial_one_and_the_interval_excludes_one_with_it()
     assert rate_ratio(0, 1.0, 0, 1.0).p_value == 1.0
     with pytest.raises(ValueError, match="above 0 s"):
         rate_ratio(1, 0.0, 1, 1.0)
+
+
+def test_expected_numbers_of_events_are_compared_by_what_they_are_worth():
+    whole, same = rate_ratio(10, 50.0, 20, 30.0), rate_ratio(10, 50.0, 20, 30.0, worth=(1.0, 1.0))
+    assert (same.ratio, same.low, same.high) == (whole.ratio, whole.low, whole.high)
+    assert same.p_value == pytest.approx(whole.p_value, rel=0.3)
+    half, less = (
+        rate_ratio(20, 100.0, 40, 60.0, worth=(0.5, 0.5)),
+        rate_ratio(10, 50.0, 20, 30.0, worth=(0.3, 0.3)),
+    )
+    assert (half.low, half.high) == pytest.approx((same.low, same.high))
+    assert less.low < same.low < same.high < less.high
+    assert less.p_value > same.p_value
+    assert rate_ratio(0.0, 1.0, 2.5, 1.0, worth=(1.0, 1.0)).high == np.inf
+    assert rate_ratio(2.5, 1.0, 0.0, 1.0, worth=(1.0, 1.0)).low == 0
 
 
 def test_bootstraps_of_few_sites_are_not_given():

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stream.hopping import Hopping, Rate
+from stream.hopping import Hopping
 from stream.occupancy import Occupancy, OccupancyFilter
+from stream.poisson import Rate
 
 SITES = 6  # of one repeat
 

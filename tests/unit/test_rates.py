@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from stream.dwells import site_dwells
 from stream.frame import CalibrationError, RecordingError
 from stream.phantom_particle import gold_particle
 from stream.rate_tables import compare_report, plain, show_comparison, show_rates, write_csv
-from stream.rates import compare, dwell_summary, rate_rows, within
+from stream.rates import compare, dwell_summary, rate_rows
+from stream.switches import whole, within
 from tests.helpers.kinetics import session_of, two_states
 
 
@@ -34,7 +34,7 @@ def by_kind(rows, group="all"):
 
 def test_rates_are_counts_over_the_time_in_the_state_they_leave(mixed):
     state, session = mixed
-    found = by_kind(rate_rows(session, "all", "s", rng()))
+    found = by_kind(rate_rows(whole(session), "all", "s", rng()))
     leaves, fills = (state[:-1] & ~state[1:]).sum(), (~state[:-1] & state[1:]).sum()
     assert (found["departure"].events, found["arrival"].events) == (leaves, fills)
     assert found["departure"].at_risk == pytest.approx(0.1 * state[:-1].sum())
@@ -47,21 +47,21 @@ def test_rates_are_counts_over_the_time_in_the_state_they_leave(mixed):
 
 def test_per_dose_is_per_time_over_the_dose_rate(mixed):
     _, session = mixed
-    per_s, per_e = (by_kind(rate_rows(session, "all", per, rng())) for per in ("s", "e"))
+    per_s, per_e = (by_kind(rate_rows(whole(session), "all", per, rng())) for per in ("s", "e"))
     for kind, row in per_e.items():
         assert row.rate * 310_000 == pytest.approx(per_s[kind].rate)
         assert row.high * 310_000 == pytest.approx(per_s[kind].high)
         assert row.missed_share == per_s[kind].missed_share
     with pytest.raises(CalibrationError, match="dose_rate_e_nm2_s"):
-        rate_rows(session_of(mixed[0]), "all", "e", rng())
+        rate_rows(whole(session_of(mixed[0])), "all", "e", rng())
 
 
 def test_the_classes_of_sites_add_up(mixed):
     _, session = mixed
-    whole = by_kind(rate_rows(session, "all", "s", rng()))
+    together = by_kind(rate_rows(whole(session), "all", "s", rng()))
     for by in ("site", "coordination", "facet"):
-        rows = rate_rows(session, by, "s", rng())
-        for kind, row in whole.items():
+        rows = rate_rows(whole(session), by, "s", rng())
+        for kind, row in together.items():
             mine = [r for r in rows if r.kind == kind]
             assert sum(r.events for r in mine) == row.events
             assert sum(r.at_risk for r in mine) == pytest.approx(row.at_risk)
@@ -74,7 +74,7 @@ def test_facets_of_a_particle_have_their_own_rates():
     restless = particle.occupied & (top > top[particle.occupied].max() - 0.1)
     state = np.repeat(particle.occupied[None], 600, axis=0)
     state[:, restless] = two_states(rng(), 0.06, 0.02, 600, int(restless.sum()))
-    rows = rate_rows(session_of(state, particle.yx_nm + 5.0), "facet", "s", rng())
+    rows = rate_rows(whole(session_of(state, particle.yx_nm + 5.0)), "facet", "s", rng())
     busy = [row for row in rows if row.kind == "departure" and row.events]
     angle = np.rad2deg(np.arctan2(particle.down_yx[0], -particle.down_yx[1]))
     most = max(busy, key=lambda row: row.events)
@@ -85,7 +85,7 @@ def test_facets_of_a_particle_have_their_own_rates():
 
 def test_what_switches_too_fast_for_the_frames_is_flagged():
     slow, fast = (
-        by_kind(rate_rows(session_of(two_states(rng(), r, r, 2000, 30)), "all", "s", rng()))["event"]
+        by_kind(rate_rows(whole(session_of(two_states(rng(), r, r, 2000, 30))), "all", "s", rng()))["event"]
         for r in (0.005, 0.05)
     )
     assert not slow.fast
@@ -94,7 +94,7 @@ def test_what_switches_too_fast_for_the_frames_is_flagged():
 
 
 def test_dwells_are_summed_up_with_their_censoring(mixed):
-    occupied, empty = dwell_summary(site_dwells(mixed[1]))
+    occupied, empty = dwell_summary(whole(mixed[1]))
     assert occupied["beginning_unseen"] + empty["beginning_unseen"] == 100
     assert occupied["end_unseen"] + empty["end_unseen"] == 100
     assert empty["exponential_mean_s"] == pytest.approx(5.0, rel=0.08)
@@ -106,8 +106,7 @@ def test_a_change_within_one_session_is_found_where_it_is(mixed):
     before, after = two_states(rng(), 0.02, 0.01, 800, 60), two_states(rng(), 0.02, 0.01, 800, 60)
     after[:, :20] = two_states(np.random.default_rng(7), 0.02, 0.08, 800, 20)
     session = session_of(np.concatenate([before, after]))
-    dwells = site_dwells(session)
-    sides = [(session, within(session, dwells, *span)) for span in ((0, 80), (80, np.inf))]
+    sides = [within(session, *span) for span in ((0, 80), (80, np.inf))]
     rows, lasted = compare(*sides, "site", rng())
     changed = {int(r["group"]) for r in rows if r["kind"] == "departure" and r["p_adjusted"] < 0.05}
     assert len(changed) > 10
@@ -124,7 +123,7 @@ def test_a_change_within_one_session_is_found_where_it_is(mixed):
 def test_two_sessions_have_no_sites_in_common(mixed):
     _, session = mixed
     other = session_of(mixed[0])
-    sides = (session, site_dwells(session)), (other, site_dwells(other))
+    sides = whole(session), whole(other)
     with pytest.raises(RecordingError, match="no names in common"):
         compare(*sides, "site", rng())
     rows, _ = compare(*sides, "coordination", rng())
@@ -134,7 +133,7 @@ def test_two_sessions_have_no_sites_in_common(mixed):
 def test_a_range_beyond_the_series_is_refused(mixed):
     _, session = mixed
     with pytest.raises(RecordingError, match=r"which lasts 99\.9 s"):
-        within(session, site_dwells(session), 100.0, 120.0)
+        within(session, 100.0, 120.0)
 
 
 @pytest.mark.parametrize("text", ["5", "a:b", "7:3"])
@@ -153,7 +152,7 @@ def test_the_tables_say_what_the_report_says(mixed, monkeypatch, tmp_path):
     show_rates(report, Console(file=out, width=80))
     departure = next(row for row in report["rates"] if row["kind"] == "departure")
     assert f"{departure['rate']:.3g}" in out.getvalue()
-    assert str(departure["events"]) in out.getvalue()
+    assert f"{departure['events']:.0f}" in out.getvalue()
     assert plain({"a": [float("inf"), 1.0]}) == {"a": [None, 1.0]}
     write_csv(tmp_path / "a.csv", report["rates"])
     assert (tmp_path / "a.csv").read_text().splitlines()[0].startswith("group,kind,sites,events")

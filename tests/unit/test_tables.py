@@ -13,7 +13,8 @@ from PIL import Image
 
 from stream.export import export_result
 from stream.frame import RecordingError
-from stream.tables import TABLES, ResultFile, read_table
+from stream.hopping import Hop
+from stream.tables import TABLES, ResultFile, _hop_rows, read_table
 from stream.tracking import Tracker
 from tests.helpers.result import ABSENT, FRAMES, GAP, HEADER, PIXEL_NM, SITES, WALKER, present, write_result
 
@@ -64,6 +65,20 @@ def test_occupancy_follows_the_column_that_left(written: tuple[Path, Tracker]) -
     walker = int(distance.argmin())
     assert (p[(frame > 35) & (frame < 60), walker] < 0.5).all()
     assert (p[frame > 65, walker] > 0.5).all()
+
+
+def test_hops_hold_every_reading_of_an_event() -> None:
+    events = [
+        Hop(0, 0, -1, 2, 0.9),
+        Hop(10**8, 1, 0, 1, 0.6, ((0, 2, 0.3), (2, 1, 0.1))),
+        Hop(2 * 10**8, 2, 1, 0, 0.9),
+    ]
+    hops = _hop_rows(events, np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))
+    assert hops["event"].tolist() == [1, 1, 1, 2]
+    assert hops["best"].tolist() == [True, False, False, True]
+    assert hops[["from_site", "to_site"]].tolist() == [(0, 1), (0, 2), (2, 1), (1, 0)]
+    assert hops["probability"].sum() == pytest.approx(1.9)
+    assert hops["to_y_nm"].tolist() == [0, 1, 0, 0]
 
 
 def test_events_and_sites_tell_when_where_and_how_often(written: tuple[Path, Tracker]) -> None:
