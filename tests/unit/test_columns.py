@@ -93,7 +93,7 @@ def test_the_fast_way_agrees_with_the_papers(
     assert np.sqrt((error**2).mean() / 2) <= 0.1
 
 
-@pytest.mark.parametrize("name", list_engines())
+@pytest.mark.parametrize("name", [name for name in list_engines() if name.startswith("au-on-oxide")])
 def test_they_agree_on_the_maps_of_real_engines_and_the_fast_way_is_nearer_to_the_truth(name: str) -> None:
     phantom = Phantom(seed=11, frames=2, dose_e_nm2=310_000)
     with open_engine(name, threads=1) as engine:
