@@ -19,12 +19,10 @@ from scipy.spatial import cKDTree
 
 from stream.config import EngineSettings, parse_settings
 from stream.detect import detect_images
-from stream.files import open_recording
 from stream.matching import match
-from tests.helpers.data import data_path
+from tests.helpers.data import atomid, data_path, first_frame, graphene_path
 
 pytestmark = pytest.mark.data
-GRAPHENE_TIF = ("graphene_hrtem", "graphene_731px_0.01196nm.tif")
 BOND_NM = (0.10, 0.20)  # nearer or farther atoms are not bound
 
 
@@ -72,10 +70,9 @@ def tungsten_diselenide(i: int, detector: int) -> Labelled:
     return Labelled(name, data_path("wse2_ti", name), xy[:, ::-1].astype(np.float64), kind)
 
 
-def atomid() -> Labelled:
-    with data_path("atomid", "000.csv").open(encoding="utf-8-sig") as file:
-        yx_px = np.array([(float(row["Y"]), float(row["X"])) for row in csv.DictReader(file)])
-    return Labelled("atomid/000", data_path("atomid", "000.bmp"), yx_px, None)
+def unknown_crystal() -> Labelled:
+    path, yx_px = atomid()
+    return Labelled("atomid/000", path, yx_px, None)
 
 
 def found_in(
@@ -132,6 +129,14 @@ def bonds_nm(yx_px: np.ndarray, pixel_nm: float) -> np.ndarray:
     return length[inner[bonds].all(axis=1)]
 
 
+def graphene(size: Literal["auto"] | None, engine: str = "graphene-hrtem") -> tuple[int, np.ndarray]:
+    """How many atoms are found, and the lengths of `bonds_nm` in Å, by the file's pixel size or by its own estimate."""
+    path = graphene_path()
+    found, _, told = found_in(path, engine, size)
+    pixel_nm = first_frame(path)[1] if size is None else told["scales"][str(path)]["pixel_size_nm"]
+    return len(found), 10 * bonds_nm(found, pixel_nm)
+
+
 @pytest.mark.parametrize(("i", "detector"), WSE2)
 def test_tungsten_diselenide(i: int, detector: int) -> None:
     """A LoG tuned on these labels reaches 0.984 to 0.990, and 0.54 to 0.6 px."""
@@ -147,7 +152,7 @@ def test_tungsten_diselenide(i: int, detector: int) -> None:
 
 def test_columns_of_an_unknown_crystal() -> None:
     """A LoG tuned on these labels reaches 0.992. Most labels that the engine lacks are on the picture's very edge."""
-    labelled = atomid()
+    labelled = unknown_crystal()
     found, _, _ = found_in(labelled.path, "columns-stem")
     assert compared(found, labelled).f1 > 0.97
     inside = ((labelled.yx_px >= 2) & (labelled.yx_px <= 1021)).all(axis=1)
@@ -160,10 +165,7 @@ def test_columns_of_an_unknown_crystal() -> None:
 @pytest.mark.parametrize("size", [None, "auto"])
 def test_graphene(size: Literal["auto"] | None) -> None:
     """002 measured 1.42 ± 0.18 Å on a picture of its own, by hand-tuned steps."""
-    path = data_path(*GRAPHENE_TIF)
-    found, _, told = found_in(path, "graphene-hrtem", size)
-    pixel_nm = 0.01196 if size is None else told["scales"][str(path)]["pixel_size_nm"]
-    length_angstrom = 10 * bonds_nm(found, pixel_nm)
+    _, length_angstrom = graphene(size)
     assert len(length_angstrom) > 1500
     assert abs(length_angstrom.mean() - 1.42) < 0.02
     assert length_angstrom.std() < 0.09
@@ -189,8 +191,7 @@ def main() -> None:
         )
 
     def tell_log(labelled: Labelled) -> None:
-        with open_recording(labelled.path) as recording:
-            picture = recording.read(0).astype(np.float32)
+        picture = first_frame(labelled.path)[0].astype(np.float32)
         first, last = labelled.yx_px.min(axis=0), labelled.yx_px.max(axis=0)
         margin = np.maximum(np.minimum(first, np.array(picture.shape) - 1 - last), 0).astype(int)
         y, x = margin
@@ -206,19 +207,14 @@ def main() -> None:
             tell(labelled, "tmd-stem", "auto")
             tell(labelled, "columns-stem", None)
     if options.kind in (None, "columns"):
-        tell_log(atomid())
-        tell(atomid(), "columns-stem", None)
+        tell_log(unknown_crystal())
+        tell(unknown_crystal(), "columns-stem", None)
     if options.kind in (None, "graphene"):
         for size in (None, "auto"):
-            path = data_path(*GRAPHENE_TIF)
-            found, _, summary = found_in(path, options.engine or "graphene-hrtem", size)
-            pixel_nm = 0.01196
-            if size == "auto":
-                pixel_nm = summary["scales"][str(path)]["pixel_size_nm"]
-            length = bonds_nm(found, pixel_nm) * 10
+            atoms, length = graphene(size, options.engine or "graphene-hrtem")
             print(
-                f"{path.name}, scale {summary.get('scales') or 'of the file'}: {len(found)} atoms, {len(length)} bonds "
-                f"of whole neighbourhoods: mean {length.mean():.3f} Å, standard deviation {length.std():.3f} Å"
+                f"graphene, pixel size {size or 'of the file'}: {atoms} atoms, {len(length)} bonds of whole "
+                f"neighbourhoods: mean {length.mean():.3f} Å, standard deviation {length.std():.3f} Å"
             )
 
 

@@ -5,42 +5,25 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from stream.files import open_recording
 from stream.frame import CalibrationError
 from stream.scale import Scale, estimate_scale
 from stream.spacing import Spacing, estimate_spacing
-from tests.helpers.data import data_path
+from tests.helpers.data import atomid, data_path, first_frame, graphene_path
 from tests.helpers.lattices import GRAPHENE, MX2, knowing
 
 pytestmark = pytest.mark.data
 WSE2 = [f"1028_ADF{detector}_{i}.dm4" for detector in (1, 2) for i in (2, 11, 25)]
 
 
-def first_frame(path: Path) -> tuple[np.ndarray, float | None]:
-    """The picture, and the pixel size that the file tells."""
-    with open_recording(path) as recording:
-        return recording.read(0), recording.header.pixel_size_nm
-
-
 def nearest_px(yx_px: np.ndarray) -> float:
     return float(np.median(cKDTree(yx_px).query(yx_px, k=2)[0][:, 1]))
-
-
-def atomid() -> tuple[np.ndarray, float]:
-    """The picture, and the median distance between nearest labels."""
-    picture, _ = first_frame(data_path("atomid", "000.bmp"))
-    with data_path("atomid", "000.csv").open(encoding="utf-8-sig") as file:
-        labels = np.array([(float(row["Y"]), float(row["X"])) for row in csv.DictReader(file)])
-    return picture, nearest_px(labels)
 
 
 def perovskites() -> Iterator[tuple[str, np.ndarray, float]]:
@@ -75,7 +58,7 @@ def test_molybdenum_disulphide_whose_scan_wanders() -> None:
 
 
 def test_graphene_at_high_magnification() -> None:
-    picture, file_nm = first_frame(data_path("graphene_hrtem", "graphene_731px_0.01196nm.tif"))
+    picture, file_nm = first_frame(graphene_path())
     assert estimate_scale([picture], knowing(GRAPHENE)).pixel_size_nm == pytest.approx(file_nm, rel=0.015)
 
 
@@ -96,7 +79,8 @@ def test_contaminated_graphene_has_few_scales() -> None:
 
 
 def test_columns_of_unknown_materials() -> None:
-    picture, apart_px = atomid()
+    path, labels = atomid()
+    picture, apart_px = first_frame(path)[0], nearest_px(labels)
     assert estimate_spacing([picture]).spacing_px == pytest.approx(apart_px, rel=0.1)
 
 
@@ -116,18 +100,19 @@ def main() -> None:
         assert file_nm is not None
         print(f"{name}: {told(estimate_scale([picture], knowing(MX2)))}; the file: {file_nm:.4g} nm/px")
         print(f"{name}: {told(estimate_spacing([picture]))}; the file: {0.1895 / file_nm:.3g} px")
-    for parts, axis in (
-        (("formats", "example_Se_implanted_MoS2.dm3"), MX2),
-        (("graphene_hrtem", "graphene_731px_0.01196nm.tif"), GRAPHENE),
+    for path, axis in (
+        (data_path("formats", "example_Se_implanted_MoS2.dm3"), MX2),
+        (graphene_path(), GRAPHENE),
     ):
-        picture, file_nm = first_frame(data_path(*parts))
-        print(f"{parts[-1]}: {told(estimate_scale([picture], knowing(axis)))}; the file: {file_nm:.4g} nm/px")
+        picture, file_nm = first_frame(path)
+        print(f"{path.name}: {told(estimate_scale([picture], knowing(axis)))}; the file: {file_nm:.4g} nm/px")
     for path in sorted(data_path("graphene_contamination", "images").glob("*.png")):
         try:
             print(f"{path.name}: {told(estimate_scale([first_frame(path)[0]], knowing(GRAPHENE)))}")
         except CalibrationError as refusal:
             print(f"{path.name}: refused: {refusal}")
-    for name, picture, apart_px in (("atomid/000", *atomid()), *perovskites()):
+    path, labels = atomid()
+    for name, picture, apart_px in (("atomid/000", first_frame(path)[0], nearest_px(labels)), *perovskites()):
         print(f"{name}: {told(estimate_spacing([picture]))}; truth {apart_px:.3g} px")
 
 

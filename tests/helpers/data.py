@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from stream.files import open_recording
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,3 +25,21 @@ def data_path(*parts: str) -> Path:
     if not path.exists():
         pytest.skip(f"no real data at {path}; set HOPSCOPE_DATA to the folder that holds it")
     return path
+
+
+def graphene_path() -> Path:
+    """A picture of graphene, 0.01196 nm/px."""
+    return data_path("graphene_hrtem", "graphene_731px_0.01196nm.tif")
+
+
+def first_frame(path: Path) -> tuple[np.ndarray, float | None]:
+    """The picture, and the pixel size that the file tells."""
+    with open_recording(path) as recording:
+        return recording.read(0), recording.header.pixel_size_nm
+
+
+def atomid() -> tuple[Path, np.ndarray]:
+    """A STEM picture, and its labels (n, 2) in pixels."""
+    with data_path("atomid", "000.csv").open(encoding="utf-8-sig") as file:
+        labels = np.array([(float(row["Y"]), float(row["X"])) for row in csv.DictReader(file)])
+    return data_path("atomid", "000.bmp"), labels
