@@ -5,16 +5,19 @@ picture around the site is compared with the mean patch of the frames that had t
 not, both learned from this very site as its occupancy becomes known: a matched filter, whitened by the covariance of
 what the means leave over (noise, neighbours that come and go, what drift correction missed), which all sites share.
 With Gaussian noise this is the likelihood ratio, the best test there is (R. A. Fisher, Ann. Eugen. 7 (1936) 179).
+
+A site in more noise than others (a neighbour that flickers, a place where nothing is but what was learned from chance)
+would say more than it knows. So what it said is held against what it turned out to be, and what spreads more than a
+likelihood ratio may is divided by that excess (R. W. M. Wedderburn, Biometrika 61 (1974) 439).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numba import njit
 
-_REACH = 2  # samples on either side of a site
+from stream.picture import SAMPLES, Picture, look
+
 _STEPS_PER_SPACING = 6  # samples from one column to the next
 _MEMORY_FRAMES = 2000.0  # older frames are gradually forgotten,
 _FORGET, _SHORTEST = 1.5, 30.0  # in the beginning sooner: 1.5 times a site's record, at least 30 frames
@@ -33,67 +36,6 @@ _NOISE_SITES = 64  # looked at for it in one frame, at most
 _RIDGE = 0.02  # of the mean variance, added to each: the covariance is itself an estimate
 _REFRESH = 5, 50  # updates from one renewal of the filters to the next: a tenth of all so far, within these
 _MOST = 12.0  # no single frame says more than this
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """The normalized picture that columns were found in.
-
-    Attributes
-    ----------
-    image : (ny, nx) f4, mean 0 and variance 1 locally.
-    zoom : frame pixels per pixel of it, along y and x.
-    """
-
-    image: np.ndarray
-    zoom: tuple[float, float] = (1.0, 1.0)
-
-    def to_image_px(self, yx_px: np.ndarray) -> np.ndarray:
-        """Positions (n, 2) in pixels of the frame, in pixels of the image."""
-        return (yx_px + 0.5) / np.asarray(self.zoom) - 0.5
-
-
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _look(image, yx, wanted, step, patches):
-    """Means over squares of `step` pixels, on a grid of them around each position; at the border, its pixels.
-
-    Fills the rows of `patches` that are wanted; the others are 0.
-    """
-    ny, nx = image.shape
-    side = 2 * _REACH + 1
-    wide = side * step + 1
-    line = np.empty(wide, np.float32)  # the sum of the lines of one row of squares
-    scale = np.float32(1.0 / step**2)
-    for k in range(len(yx)):
-        patch = patches[k]
-        patch[:] = 0
-        if not wanted[k]:
-            continue
-        y = yx[k, 0] - (_REACH * step + 0.5 * (step - 1))
-        x = yx[k, 1] - (_REACH * step + 0.5 * (step - 1))
-        top, left = int(np.floor(y)), int(np.floor(x))
-        fy, fx = np.float32(y - top), np.float32(x - left)
-        inside = left >= 0 and left + wide <= nx
-        for i in range(side):
-            line[:] = 0
-            for v in range(
-                step + 1
-            ):  # of the first line what lies within the squares, of the one after the last too
-                share = np.float32(1) - fy if v == 0 else fy if v == step else np.float32(1)
-                source = image[min(max(top + i * step + v, 0), ny - 1)]
-                if inside:
-                    part = source[left : left + wide]
-                    for u in range(wide):
-                        line[u] += share * part[u]
-                else:
-                    for u in range(wide):
-                        line[u] += share * source[min(max(left + u, 0), nx - 1)]
-            for j in range(side):
-                first = j * step
-                total = line[first] + fx * (line[first + step] - line[first])
-                for u in range(first + 1, first + step):
-                    total += line[u]
-                patch[i * side + j] = total * scale
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -125,20 +67,20 @@ class Appearance:
     """
 
     def __init__(self, lag: int) -> None:
-        self._samples = (2 * _REACH + 1) ** 2
         self._step_px = np.zeros(1, np.int64)  # 0 until the first site is known
         self._frames = np.zeros((2, 0))  # seen empty and occupied, per site
-        self._sum = np.zeros((2, 0, self._samples), np.float32)
+        self._sum = np.zeros((2, 0, SAMPLES), np.float32)
         self._age = np.zeros(0)  # frames ever learned from
-        self._noise = np.zeros((self._samples, self._samples))
+        self._noise = np.zeros((SAMPLES, SAMPLES))
         self._noise_frames = np.zeros(1)
-        self._past = np.zeros((lag + 1, 0, self._samples), np.float32)  # patches of the last frames, a ring
+        self._past = np.zeros((lag + 1, 0, SAMPLES), np.float32)  # patches of the last frames, a ring
         self._looked = np.zeros((lag + 1, 0), np.bool_)
         self._newest = 0
-        self._filter = np.zeros((0, self._samples), np.float32)
+        self._filter = np.zeros((0, SAMPLES), np.float32)
         self._offset = np.zeros(0)
         self._told = np.zeros(0)
         self.strange = np.zeros(0, np.bool_)
+        self._excess = np.zeros(0)  # spread of a site's log ratios over that of true ones, a variance
         self._updates = np.zeros(2, np.int64)  # learned from, and those when the filters were renewed
 
     def add(self, sites: int) -> None:
@@ -180,9 +122,10 @@ class Appearance:
         self._newest = (self._newest + 1) % len(self._past)
         self._looked[self._newest] = observed
         patch = self._past[self._newest]
-        _look(picture.image, picture.to_image_px(yx_px), observed, int(self._step_px[0]), patch)
+        look(picture.image, picture.to_image_px(yx_px), observed, int(self._step_px[0]), patch)
         ratio = np.einsum("kp,kp->k", patch, self._filter) - self._offset
-        return np.where(observed, np.clip(ratio, -_MOST, _MOST), 0.0), self._told
+        doubt = np.maximum(self._excess, 1.0)
+        return np.where(observed, np.clip(ratio / doubt, -_MOST, _MOST), 0.0), self._told / doubt
 
     def skip(self) -> None:
         """A frame without a picture, or in which no site could be told."""
@@ -199,6 +142,7 @@ class Appearance:
         if not looked.any():
             return
         state = np.stack([1.0 - p_occupied, p_occupied]) * looked
+        self._learn_excess(patch, state)
         self._learn_noise(patch, state)
         _take_in(patch, state, looked, self._age, self._frames, self._sum)
         self._updates[0] += 1
@@ -214,11 +158,22 @@ class Appearance:
         weight = state[:, chosen] * (frames >= _ENOUGH_FRAMES)
         weight *= frames / (frames + 1.0)  # a mean of n frames leaves (n + 1) / n of the variance
         mean = self._sum[:, chosen] / np.maximum(frames, 1e-9)[:, :, None]
-        left = ((patch[chosen] - mean) * np.sqrt(weight)[:, :, None]).reshape(-1, self._samples)
+        left = ((patch[chosen] - mean) * np.sqrt(weight)[:, :, None]).reshape(-1, SAMPLES)
         heard_frames = float((state[:, chosen] * (frames >= _ENOUGH_FRAMES)).sum())
         keep = 1.0 - heard_frames / (_NOISE_FRAMES + heard_frames)
         self._noise = self._noise * keep + left.T @ left
         self._noise_frames[0] = self._noise_frames[0] * keep + heard_frames
+
+    def _learn_excess(self, patch: np.ndarray, state: np.ndarray) -> None:
+        """How far log ratios lie from what is expected of either state, ± half of what they are worth: the square of
+        that should be their worth, on average."""
+        told = self._told
+        known = told > 0
+        ratio = np.einsum("kp,kp->k", patch, self._filter) - self._offset
+        off = state[0] * (ratio + 0.5 * told) ** 2 + state[1] * (ratio - 0.5 * told) ** 2
+        weight = state.sum(axis=0) * known
+        keep = 1.0 - weight / np.clip(_FORGET * self._age, _SHORTEST, _MEMORY_FRAMES)
+        self._excess += (1 - keep) * (np.where(known, off / np.maximum(told, 1e-9), 1.0) - self._excess)
 
     def _renew(self) -> None:
         """Make the filters anew from what was learned."""
@@ -226,13 +181,13 @@ class Appearance:
         frames, noise_frames = self._frames, float(self._noise_frames[0])
         both = frames[0] * frames[1] / np.maximum(frames.sum(axis=0), 1e-9)
         both[frames.min(axis=0) < 0.5 * _ENOUGH_FRAMES] = 0.0
-        if both.sum() < _ENOUGH_CONTRAST or noise_frames < 2 * self._samples:
+        if both.sum() < _ENOUGH_CONTRAST or noise_frames < 2 * SAMPLES:
             return
         mean = self._sum / np.maximum(frames, 1e-9)[:, :, None]
         own = mean[1] - mean[0]
         common = (both @ own) / both.sum()
         noise = self._noise / noise_frames
-        noise = noise + _RIDGE * np.trace(noise) / self._samples * np.eye(self._samples)
+        noise = noise + _RIDGE * np.trace(noise) / SAMPLES * np.eye(SAMPLES)
 
         frames, mean, strange = self._set_right(mean, common, np.linalg.solve(noise, common), both)
 
@@ -248,7 +203,7 @@ class Appearance:
         white = np.linalg.solve(noise, contrast.T).T
         strength = np.einsum("kp,kp->k", contrast, white)
         # means of few frames differ by chance alone: that part of the strength is none (W. James, C. Stein, 1961)
-        chance = self._samples * (1.0 / weight).sum(axis=0)
+        chance = SAMPLES * (1.0 / weight).sum(axis=0)
         worth = np.maximum(0.0, 1.0 - chance / np.maximum(strength, 1e-9))
         self._filter = (white * worth[:, None]).astype(np.float32)
         self._offset = np.einsum("kp,kp->k", self._filter, 0.5 * (empty + occupied))
@@ -273,8 +228,10 @@ class Appearance:
         if np.count_nonzero(known) < _SOME:
             return frames, mean, np.zeros(len(both), np.bool_)
         level = mean @ (white / (common @ white))
-        typical = np.median(level[:, known], axis=1)
-        spread = 1.48 * np.median(np.abs(level[:, known] - typical[:, None]), axis=1)
+        # of all that were seen in a state, not only of those seen in both: columns at the rim are thinner than others
+        seen = [each[often >= _ENOUGH_FRAMES] for each, often in zip(level, frames, strict=True)]
+        typical = np.array([np.median(each) for each in seen])
+        spread = np.array([1.48 * np.median(np.abs(each - np.median(each))) for each in seen])
         gap = typical[1] - typical[0]
         far = np.maximum(_UNLIKE * spread, _APART * gap)
         one_sided = (frames.min(axis=0) < _ENOUGH_FRAMES) & (frames.max(axis=0) >= _ENOUGH_FRAMES)
@@ -300,12 +257,12 @@ class Appearance:
         least, most = _PRIOR_FRAMES
         if len(differ) < _SOME:
             return most
-        spread = np.einsum("kp,kp->k", differ, np.linalg.solve(noise, differ.T).T) / self._samples
+        spread = np.einsum("kp,kp->k", differ, np.linalg.solve(noise, differ.T).T) / SAMPLES
         return float(np.clip(1.0 / max(float((spread - 1.0 / frames).mean()), 1e-9), least, most))
 
     _LEARNED = (
         *("_age", "_step_px", "_frames", "_sum", "_noise", "_noise_frames"),
-        *("_filter", "_offset", "_told", "strange", "_updates"),
+        *("_filter", "_offset", "_told", "_excess", "strange", "_updates"),
     )
 
     def state(self) -> dict[str, np.ndarray]:
@@ -329,5 +286,6 @@ _PER_SITE = {  # and the axis of the sites
     "_filter": 0,
     "_offset": 0,
     "_told": 0,
+    "_excess": 0,
     "strange": 0,
 }

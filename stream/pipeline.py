@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from stream.appearance import Picture
 from stream.batching import BatchSize
 from stream.columns import Columns
 from stream.config import Settings, calibrated
@@ -25,6 +24,7 @@ from stream.frame import Frame, Gap, SeriesHeader
 from stream.hopping import Hop
 from stream.infer import Found, own_pixel_size_nm
 from stream.maps import SpecimenMap
+from stream.picture import Picture
 from stream.tally import Tally
 from stream.tracking import Tracked, Tracker
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stream.appearance import Appearance, Picture
+from stream.appearance import Appearance
 from stream.drift import Drift, Shift
 from stream.emission import Emission
 from stream.hopping import Hop, Hopping
 from stream.lattice import empty_places
 from stream.maps import SpecimenMap, event_map, occurrence_map
 from stream.occupancy import Occupancy, OccupancyFilter
+from stream.picture import Picture
 from stream.places import DETECTED, UNOBSERVED, Begun
 from stream.sites import SiteMap
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from stream.appearance import Picture
 from stream.columns import find_columns
 from stream.find import Where
 from stream.frame import Encoding, Frame, SeriesHeader
+from stream.picture import Picture
 from stream.tracking import Tracker
 
 SHAPE_YX = (512, 512)

@@ -17,13 +17,13 @@ from scipy.spatial import cKDTree
 from scipy.stats import norm
 
 from engines.runtime import open_engine
-from stream.appearance import Picture
 from stream.config import EngineSettings
 from stream.demo import TALLEST_ATOMS
 from stream.hindsight import Hindsight, look_again
 from stream.histories import Histories
 from stream.infer import ColumnFinder
 from stream.phantom import Phantom
+from stream.picture import Picture
 from stream.tracking import Tracker
 from tests.helpers.detections import Score, Session, of_phantom
 

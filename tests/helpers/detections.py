@@ -9,11 +9,11 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 from scipy.spatial import cKDTree
 
-from stream.appearance import Picture
 from stream.drift import Shift
 from stream.histories import Histories
 from stream.hopping import Hop
 from stream.phantom_truth import Truth
+from stream.picture import Picture
 from stream.tracking import Tracker
 
 SPACING_PX = 12.5  # Au <110> at 0.02 nm/px

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from stream.appearance import Picture
 from stream.matching import neighbours
+from stream.picture import Picture
 from tests.helpers.detections import SPACING_PX, particle
 
 PERIOD_NS = 10_000_000

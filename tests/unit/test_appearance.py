@@ -7,7 +7,8 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.stats import norm
 
-from stream.appearance import Appearance, Picture, _look
+from stream.appearance import Appearance
+from stream.picture import Picture, look
 
 SPACING_PX = 12.0
 LAG = 4
@@ -161,16 +162,59 @@ def test_patches_are_means_over_squares_at_any_position(step):
     y, x = np.mgrid[:80, :80].astype(np.float32)
     yx = np.random.default_rng(8).uniform(30, 50, (20, 2))
     patches = np.empty((20, 25), np.float32)
-    _look(3 * y - 2 * x, yx, np.ones(20, bool), step, patches)
+    look(3 * y - 2 * x, yx, np.ones(20, bool), step, patches)
     grid = step * np.stack(np.mgrid[-2:3, -2:3], -1).reshape(-1, 2)
     at = yx[:, None] + grid
     np.testing.assert_allclose(patches, 3 * at[..., 0] - 2 * at[..., 1], atol=1e-3)
     counts = np.zeros((80, 80), np.float32)
     counts[40, 40] = 1
-    _look(counts, np.array([[40.3, 39.6]]), np.ones(1, bool), step, patches[:1])
+    look(counts, np.array([[40.3, 39.6]]), np.ones(1, bool), step, patches[:1])
     assert patches[0].sum() == pytest.approx(1 / step**2)
 
 
 def test_a_coarser_picture_is_looked_at_in_the_right_place():
     picture = Picture(np.zeros((10, 10), np.float32), (2.0, 4.0))
     np.testing.assert_allclose(picture.to_image_px(np.array([[0.5, 1.5], [4.5, 9.5]])), [[0, 0], [2, 2]])
+
+
+def test_a_site_in_more_noise_than_the_others_says_no_more_than_it_knows():
+    """A likelihood ratio spreads, in either state, by as much as its means in both lie apart, whatever the noise."""
+    world = World(np.random.default_rng(9), contrast=1.2)
+    rng, n = world.rng, len(world.yx_px)
+    flickering = np.arange(n) < 8
+    still = world.discs.copy()
+    looks = Appearance(LAG)
+    looks.add(n)
+    occupied, past, ratios = rng.random(n) < 0.5, [], []
+    for _ in range(600):
+        occupied = occupied ^ (rng.random(n) < 0.1)
+        past.append(occupied)
+        flicker = np.where(flickering, rng.normal(0, 0.5, n), 0.0)
+        world.discs = still * np.where(occupied, 1 + flicker, flicker)[:, None, None]
+        ratio, _ = looks.log_ratio(world.picture(np.ones(n, bool)), world.yx_px, np.ones(n, bool), SPACING_PX)
+        ratios.append(ratio)
+        if len(past) > LAG:
+            looks.learn(past[-1 - LAG].astype(float))
+    ratios, truth = np.array(ratios[300:]), np.array(past[300:])
+    for k in np.flatnonzero(flickering):
+        full, empty = ratios[truth[:, k], k], ratios[~truth[:, k], k]
+        assert 0.5 * (full.var() + empty.var()) < 1.5 * (full.mean() - empty.mean())
+
+
+def test_columns_that_never_leave_are_not_held_for_empty_for_being_thinner_than_those_that_come_and_go():
+    world = World(np.random.default_rng(10), contrast=3.0)
+    rng, n = world.rng, len(world.yx_px)
+    coming, never = np.arange(n) < 7, np.arange(n) >= n - 10
+    always = ~coming & ~never
+    world.discs[always] *= rng.uniform(0.3, 0.45, np.count_nonzero(always))[:, None, None]
+    looks = Appearance(LAG)
+    looks.add(n)
+    past = []
+    for _ in range(90):
+        past.append(always | (coming & (rng.random(n) < 0.5)))
+        ratio, _ = looks.log_ratio(world.picture(past[-1]), world.yx_px, np.ones(n, bool), SPACING_PX)
+        if len(past) > LAG:
+            looks.learn(past[-1 - LAG].astype(float))
+            if looks.strange.size and ratio.any():
+                assert (ratio[always] > 0).mean() > 0.95
+    assert (ratio[always] > 0).all()

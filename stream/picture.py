@@ -1,0 +1,72 @@
+"""The normalized picture that columns were found in, and a look at patches of it around places in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+REACH = 2  # samples on either side of a place
+SAMPLES = (2 * REACH + 1) ** 2  # of a patch
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """The normalized picture that columns were found in.
+
+    Attributes
+    ----------
+    image : (ny, nx) f4, mean 0 and variance 1 locally.
+    zoom : frame pixels per pixel of it, along y and x.
+    """
+
+    image: np.ndarray
+    zoom: tuple[float, float] = (1.0, 1.0)
+
+    def to_image_px(self, yx_px: np.ndarray) -> np.ndarray:
+        """Positions (n, 2) in pixels of the frame, in pixels of the image."""
+        return (yx_px + 0.5) / np.asarray(self.zoom) - 0.5
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def look(image, yx, wanted, step, patches):
+    """Means over squares of `step` pixels, on a grid of them around each position; at the border, its pixels.
+
+    Fills the rows of `patches` that are wanted; the others are 0.
+    """
+    ny, nx = image.shape
+    side = 2 * REACH + 1
+    wide = side * step + 1
+    line = np.empty(wide, np.float32)  # the sum of the lines of one row of squares
+    scale = np.float32(1.0 / step**2)
+    for k in range(len(yx)):
+        patch = patches[k]
+        patch[:] = 0
+        if not wanted[k]:
+            continue
+        y = yx[k, 0] - (REACH * step + 0.5 * (step - 1))
+        x = yx[k, 1] - (REACH * step + 0.5 * (step - 1))
+        top, left = int(np.floor(y)), int(np.floor(x))
+        fy, fx = np.float32(y - top), np.float32(x - left)
+        inside = left >= 0 and left + wide <= nx
+        for i in range(side):
+            line[:] = 0
+            for v in range(
+                step + 1
+            ):  # of the first line what lies within the squares, of the one after the last too
+                share = np.float32(1) - fy if v == 0 else fy if v == step else np.float32(1)
+                source = image[min(max(top + i * step + v, 0), ny - 1)]
+                if inside:
+                    part = source[left : left + wide]
+                    for u in range(wide):
+                        line[u] += share * part[u]
+                else:
+                    for u in range(wide):
+                        line[u] += share * source[min(max(left + u, 0), nx - 1)]
+            for j in range(side):
+                first = j * step
+                total = line[first] + fx * (line[first + step] - line[first])
+                for u in range(first + 1, first + step):
+                    total += line[u]
+                patch[i * side + j] = total * scale
