@@ -48,7 +48,7 @@ class SiteMap:
     ----------
     site_id : (m,) i8; site k is row k of everything kept per site.
     yx_nm : (m, 2) f8, in the specimen's frame: the first frame's, pixel (0, 0) at the origin.
-    error_nm : (m, 2) f8, standard error of `yx_nm`.
+    error_nm : (m, 2) f8, standard error of `yx_nm`; NaN where fewer than two columns were seen.
     born_frame : (m,) i8, the frame that first gave evidence of the site; -1 where none did.
     neighbours : (m, 8) i8, sites within 1.5 median spacings, nearest first, then -1.
     proposed : (m,) bool, sites that are there because the lattice goes on; no column was seen there yet.
@@ -97,7 +97,8 @@ class SiteMap:
 
     @property
     def error_nm(self) -> np.ndarray:
-        return np.sqrt(self._sites.variance / (self._sites.weight[:, None] - 1.0))
+        again = self._sites.weight[:, None] - 1.0  # sightings after the first
+        return np.sqrt(self._sites.variance / np.where(again > 0, again, np.nan))
 
     @property
     def born_frame(self) -> np.ndarray:

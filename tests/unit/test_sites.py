@@ -192,6 +192,8 @@ def test_a_proposed_site_is_one_once_columns_were_seen_there():
     assert (history[-6:] == MISSED).all()  # it was in view, and nothing was there
     assert empty_frames == 0
     assert sites.proposed.tolist() == [False] * 3 + [True]
+    with np.errstate(all="raise"):
+        assert np.isnan(sites.error_nm).all(axis=1).tolist() == [False] * 3 + [True]
     assert sites.born_frame[3] == -1
     for frame in range(6, 10):
         sighting = sites.update(frame, np.concatenate([there, [[112.0, 112.5]]]), np.ones(4), none)
