@@ -91,6 +91,18 @@ def find_gpu(index: int = 0) -> Gpu | None:
     return Gpu(facts["name"].decode(), (facts["major"], facts["minor"]))
 
 
+def check_card(trt: Any, gpu: Gpu | None) -> None:
+    """Raise EngineMismatch if the library has no kernels for that card, as tensorrt-rtx has none for data centres."""
+    if trt.__name__ != "tensorrt_rtx" or gpu is None:
+        return
+    known = [name for name in trt.ComputeCapability.__members__ if name.startswith("SM")]
+    if (mine := f"SM{gpu.capability[0]}{gpu.capability[1]}") not in known:
+        raise EngineMismatch(
+            f"tensorrt-rtx {trt.__version__} does not run on {gpu.name} ({mine.lower()}): expected one of "
+            f"{', '.join(known).lower()}; pip install 'hopscope[gpu]', which brings tensorrt"
+        )
+
+
 def plans_folder(engine: Path) -> Path:
     """Where the plans of an engine lie: beside its ONNX file, or where HOPSCOPE_PLANS says."""
     told = os.environ.get(PLANS)
@@ -251,7 +263,7 @@ def _stale(before: dict[str, Any], facts: PlanFacts) -> str | None:
 
 def _write(path: Path, content: bytes) -> None:
     """Whole or not at all: another process may be reading."""
-    half = path.with_name(path.name + ".part")
+    half = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         half.write_bytes(content)

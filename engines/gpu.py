@@ -61,7 +61,13 @@ class Kept:
         if bound is None:
             if len(self._bound) == SHAPES_KEPT:
                 del self._bound[next(iter(self._bound))]
-            bound = self._bound[shape] = self._network.bind(shape)
+            try:
+                bound = self._bound[shape] = self._network.bind(shape)
+            except RuntimeError as error:  # CUDA's, as CuPy and torch hand it on
+                raise EngineMismatch(
+                    f"the engine cannot be made ready for batches of {shape} on this card: {error}; end other "
+                    "programs that use it (nvidia-smi lists them), or choose device cpu"
+                ) from error
         return bound
 
     def run(self, batch: np.ndarray) -> np.ndarray:
@@ -119,11 +125,27 @@ class TensorRtNetwork:
             for i in range(self._engine.num_optimization_profiles)
         ]
 
+    def _new_context(self) -> Any:
+        trt, engine = self._trt, self._engine
+        strategy = (
+            trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
+        )  # not for the largest of all profiles
+        kernels = getattr(trt, "DynamicShapesKernelSpecializationStrategy", None)
+        if kernels is None:
+            context = engine.create_execution_context(strategy)
+        else:  # tensorrt-rtx compiles for a shape in the background; a graph would keep the slow kernels for ever
+            config = engine.create_runtime_config()
+            config.set_execution_context_allocation_strategy(strategy)
+            config.dynamic_shapes_kernel_specialization_strategy = kernels.EAGER
+            context = engine.create_execution_context(config)
+        if context is None:
+            raise RuntimeError("TensorRT makes no execution context, most likely for want of memory")
+        return context
+
     def bind(self, shape: Shape) -> Bound:
         cupy = self._cupy
-        context = self._engine.create_execution_context(
-            self._trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE  # not for the largest of all profiles
-        )
+        cupy.cuda.get_current_stream().synchronize()  # what is set up below runs on another
+        context = self._new_context()
         stream = cupy.cuda.Stream(non_blocking=True)
         profile = narrowest(self._profiles, shape)
         accepted = context.set_optimization_profile_async(profile, stream.ptr)
@@ -132,8 +154,11 @@ class TensorRtNetwork:
             raise EngineMismatch(f"the plan does not take input of shape {shape}; build it with --shapes")
         inputs = cupy.zeros(shape, "f4")
         outputs = cupy.empty(tuple(context.get_tensor_shape(OUTPUT)), "f4")
-        context.set_tensor_address(INPUT, inputs.data.ptr)
-        context.set_tensor_address(OUTPUT, outputs.data.ptr)
+        if not (
+            context.set_tensor_address(INPUT, inputs.data.ptr)
+            and context.set_tensor_address(OUTPUT, outputs.data.ptr)
+        ):
+            raise EngineMismatch("TensorRT does not take our arrays; its own message is in the log above")
 
         def execute() -> None:
             if not context.execute_async_v3(cupy.cuda.get_current_stream().ptr):
@@ -144,52 +169,74 @@ class TensorRtNetwork:
 
 
 class OnnxRuntimeNetwork:
-    """ONNX Runtime with its CUDA provider, on a stream of its own."""
+    """ONNX Runtime with its CUDA provider, on a stream of its own; every shape's run is a CUDA graph."""
 
     def __init__(self, network: bytes, device: int) -> None:
         try:
-            onnxruntime: Any = importlib.import_module("onnxruntime")
+            self._onnxruntime: Any = importlib.import_module("onnxruntime")
         except ImportError as error:
             raise EngineMismatch(
                 f"onnxruntime does not import: {error}; pip install onnxruntime-gpu"
             ) from error
-        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        if "CUDAExecutionProvider" not in self._onnxruntime.get_available_providers():
             raise EngineMismatch(
                 "this onnxruntime has no CUDA provider; pip uninstall onnxruntime, then pip install onnxruntime-gpu"
             )
         self._cupy = import_cupy(device)
         self._device = device
         self._stream = self._cupy.cuda.Stream(non_blocking=True)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        settings = {
-            "device_id": str(device),
-            "user_compute_stream": str(self._stream.ptr),
-            "prefer_nhwc": "1",
-            "use_tf32": "0",
-        }
-        self._session = onnxruntime.InferenceSession(
-            network, options, providers=[("CUDAExecutionProvider", settings)]
-        )
+        try:
+            self._session = self._open(network)
+        except Exception as error:  # its classes have none in common
+            raise EngineMismatch(
+                f"onnxruntime does not take the network on a GPU: {error}; choose backend tensorrt or torch"
+            ) from error
         got = self._session.get_providers()
         if got[:1] != ["CUDAExecutionProvider"]:  # it would go on quietly on the CPU
             raise EngineMismatch(
                 f"onnxruntime's CUDA provider does not start, it offers {got}; its CUDA and cuDNN must be installed"
             )
+        self._graphs = 0
+
+    def _open(self, network: bytes) -> Any:
+        options = self._onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        settings = {
+            "device_id": str(self._device),
+            "user_compute_stream": str(self._stream.ptr),
+            "prefer_nhwc": "1",
+            "use_tf32": "0",
+            "enable_cuda_graph": "1",
+        }
+        return self._onnxruntime.InferenceSession(
+            network, options, providers=[("CUDAExecutionProvider", settings)]
+        )
+
+    def _options(self, graph: int) -> Any:
+        """Of a run, which is recorded and replayed as the graph of that number; -1 is no graph."""
+        options = self._onnxruntime.RunOptions()
+        options.add_run_config_entry("gpu_graph_id", str(graph))
+        return options
 
     def bind(self, shape: Shape) -> Bound:
         cupy, session, device = self._cupy, self._session, self._device
         inputs = cupy.zeros(shape, "f4")
-        trial = session.run(None, {INPUT: np.zeros(shape, "f4")})[0]  # tells the shape, and picks the kernels
+        cupy.cuda.get_current_stream().synchronize()  # what is set up below runs on another
+        # tells the shape, and picks the kernels
+        trial = session.run(None, {INPUT: np.zeros(shape, "f4")}, self._options(-1))[0]
         outputs = cupy.empty(trial.shape, "f4")
         binding = session.io_binding()
         binding.bind_input(INPUT, "cuda", device, np.float32, shape, inputs.data.ptr)
         binding.bind_output(OUTPUT, "cuda", device, np.float32, trial.shape, outputs.data.ptr)
+        self._graphs += 1
+        options = self._options(self._graphs)
+        for _ in range(2):  # the first allocates, the second is recorded
+            session.run_with_iobinding(binding, options)
 
         def enqueue() -> None:
             current = cupy.cuda.get_current_stream()
             self._stream.wait_event(current.record())
-            session.run_with_iobinding(binding)
+            session.run_with_iobinding(binding, options)
             current.wait_event(self._stream.record())
 
         return Bound(inputs, outputs, enqueue)

@@ -118,33 +118,6 @@ def in_precision(
     return model.SerializeToString()
 
 
-def operations(network: bytes, shape: tuple[int, int, int, int]) -> int:
-    """Multiplications and additions of all convolutions for one batch (b, c, ny, nx): the FLOP of a run."""
-    import onnx
-
-    model = onnx.load_model_from_string(network)
-    for dimension, n in zip(model.graph.input[0].type.tensor_type.shape.dim, shape, strict=True):
-        dimension.ClearField("dim_param")
-        dimension.dim_value = n
-    del model.graph.value_info[:]
-    for value in model.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
-    sizes = {
-        value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
-        for value in (*graph.value_info, *graph.input, *graph.output)
-    } | {tensor.name: list(tensor.dims) for tensor in graph.initializer}
-    total = 0
-    for node in graph.node:
-        if node.op_type in (
-            "Conv",
-            "ConvTranspose",
-        ):  # each output (or input) pixel meets one kernel per channel
-            b, _, ny, nx = sizes[node.output[0] if node.op_type == "Conv" else node.input[0]]
-            total += 2 * b * ny * nx * int(np.prod(sizes[node.input[1]]))
-    return total
-
-
 def _make_symmetric(graph: onnx.GraphProto, name: str) -> None:
     """Unsigned zero points become signed ones; 255 steps of the scale become 127 wider ones."""
     import onnx

@@ -16,7 +16,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from engines.build import build_plan, load_library, plans_folder, read_plan
+from engines.build import build_plan, check_card, find_gpu, load_library, plans_folder, read_plan
 from engines.cpu import OPENERS, Run
 from engines.gpu import (
     Bound,
@@ -230,9 +230,19 @@ def open_engine(
     def by(candidate: Backend) -> Engine:
         if device is None:
             engine = Engine(manifest, candidate, OPENERS[candidate](network, threads))
+            _prove(engine, *golden)
         else:
-            engine = _on_gpu(manifest, network, path, golden[0], candidate, device, precision)
-        _prove(engine, *golden)
+            try:
+                engine = _on_gpu(manifest, network, path, golden[0], candidate, device, precision)
+                _prove(engine, *golden)
+            except (
+                RuntimeError,
+                MemoryError,
+            ) as error:  # CUDA's own, which every library hands on as it likes
+                raise EngineMismatch(
+                    f"{candidate} fails on GPU {device}: {type(error).__name__}: {error}; look at nvidia-smi and "
+                    "hopscope doctor, or choose another backend"
+                ) from error
         log.info("engine %s (%s) by %s", manifest.name, engine.precision, candidate)
         return engine
 
@@ -269,6 +279,7 @@ def _on_gpu(
     if backend == "tensorrt":
         _, trt = load_library()
         import_cupy(device)  # before anything of TensorRT asks for a driver
+        check_card(trt, find_gpu(device))
         plan, _ = build_plan(
             manifest, network, plans_folder(path), example=example, precision=precision, device=device
         )

@@ -105,7 +105,8 @@ class TorchNetwork:
                     self.forward(inputs)
             side.synchronize()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=side):
+            # other cards' threads may allocate meanwhile, which would spoil a "global" recording
+            with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
                 outputs = self.forward(inputs)
         torch.cuda.synchronize(self._device)
 

@@ -118,9 +118,8 @@ class _Card:
         self._finder: Finder | None = None
         self._last: _Ticket | None = None
 
-    def begin(self, make: Callable[[Any], Finder]) -> Future[None]:
+    def begin(self, make: Callable[[Any], Finder | None]) -> Future[None]:
         def begin() -> None:
-            self._finder = None  # its memory goes before the next one's comes
             self._finder = make(self.open.result())
 
         return self._thread.submit(begin)
@@ -171,11 +170,15 @@ class Cards:
     def __init__(self, openers: Sequence[Callable[[], Closing]]) -> None:
         if not openers:
             raise ValueError("no cards: expected one to open, or more")
-        self._cards = [_Card(opened) for opened in openers]
+        self._cards: list[_Card] = []
         self._order: deque[_Ticket] = deque()
         self._turn = 0
+        self.opened: list[Closing] = []
         try:
-            self.opened = [card.open.result() for card in self._cards]
+            # one after the other: cards alike share a plan, and no CUDA graph is recorded beside somebody's allocating
+            for opened in openers:
+                self._cards.append(_Card(opened))
+                self.opened.append(self._cards[-1].open.result())
         except BaseException:
             self.close()
             raise
@@ -199,8 +202,10 @@ class Cards:
         """
         if self._order:
             raise ValueError(f"{len(self)} batches are under way: fetch them before a series begins")
-        for made in [card.begin(make) for card in self._cards]:
-            made.result()
+        for card in self._cards:  # the last ones' memory goes before the next ones' comes
+            card.begin(lambda _: None).result()
+        for card in self._cards:  # one after the other, as they were opened
+            card.begin(make).result()
 
     def start(self, frames: Sequence[Any]) -> None:
         """Begin a batch on the next card.

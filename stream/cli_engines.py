@@ -175,10 +175,14 @@ def bench(
     for row in _bench_rows(seconds, engine, device, engines, sides, frames):
         rows.append(row)
         if not as_json:
-            Console().print("  ".join(f"{key} {value}" for key, value in row.items()), highlight=False)
+            told = Console() if device is None else console
+            told.print("  ".join(f"{key} {value}" for key, value in row.items()), highlight=False)
     if device is not None:
-        from stream.bench_device import save
+        from stream.bench_table import save, tables
 
+        if not as_json:
+            for table in tables(rows):
+                Console().print(table, "")
         console.print(f"saved in {save(rows, save_to)}", highlight=False)
     if as_json:
         typer.echo(json.dumps(rows))

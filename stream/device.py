@@ -99,9 +99,8 @@ class Device:
         self.index = index
         self._cupy.cuda.Device(index).use()
         self.name = self._cupy.cuda.runtime.getDeviceProperties(index)["name"].decode()
-        self._module = self._cupy.RawModule(
-            code=kernel_source(), options=("--std=c++17", "--fmad=true"), name_expressions=None
-        )
+        self._module = self._cupy.RawModule(code=kernel_source(), options=("--std=c++17", "--fmad=true"))
+        self._try_out()
         self._functions: dict[str, Any] = {}
         self.stream = self._cupy.cuda.Stream(non_blocking=True)
         self._copying = self._cupy.cuda.Stream(non_blocking=True)
@@ -109,6 +108,19 @@ class Device:
         self._pinned: list[tuple[Any, np.ndarray, Any]] = []
         self._next = 0
         self.stream.use()
+
+    def _try_out(self) -> None:
+        """Compile the kernels and multiply once: CuPy looks for CUDA's libraries only when it needs them."""
+        try:
+            self._module.compile()
+            one = self._cupy.ones((2, 2), "f4")
+            one.dot(one).get()
+        except Exception as error:  # of CUDA, NVRTC, cuBLAS, or the loader: they have no class in common
+            raise DeviceError(
+                f"cuda:{self.index} ({self.name}) cannot be used: CuPy {self._cupy.__version__} finds the card, but "
+                f"cannot compute on it: {type(error).__name__}: {error}; pip install 'hopscope[gpu]', which brings "
+                "CUDA's compiler and cuBLAS, and look at nvidia-smi: the driver must know that CUDA"
+            ) from error
 
     def empty(self, shape: Any, dtype: Any) -> Any:
         return self._cupy.empty(shape, dtype)
@@ -143,8 +155,12 @@ class Device:
         array.fill(value)
 
     def matmul(self, a: Any, b: Any, out: Any) -> None:
-        """a @ b in full f4 (CuPy takes TF32 only if told to)."""
-        self._cupy.matmul(a, b, out=out)
+        """a @ b in full f4 (CuPy takes TF32 only if told to), all contiguous: a stack of a times one b, or stacks of
+        one length. CuPy would multiply what it has to repeat matrix by matrix."""
+        if b.ndim == 2:
+            a.reshape(-1, a.shape[-1]).dot(b, out.reshape(-1, b.shape[-1]))
+        else:
+            self._cupy.matmul(a, b, out=out)
 
     def launch(self, name: str, grid: tuple[int, int, int], block: tuple[int, int, int], *args: Any) -> None:
         """Start a kernel on the current stream; scalars must be numpy's, of the parameter's type."""

@@ -110,6 +110,8 @@ def _device(settings: Settings) -> Finding:
             return Finding("device", "ok", f"the CPU, because {choice.reason}")
         return _cards(choice)
     except DeviceError as error:
+        if settings.engine.device == "auto":
+            return Finding("device", "warning", f"the CPU, because {error}")
         return Finding("device", "fault", str(error))
 
 

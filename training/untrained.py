@@ -1,4 +1,5 @@
-"""Engines that have learnt nothing: every size of network, for measuring how fast it runs.
+"""Engines that have learnt nothing: every size of network, for measuring how fast it runs. Their threshold is such
+that they find about as many columns as there are.
 
 `python -m training.untrained --out DIR [fusionnet32 fn16_s2 ...]`, then `hopscope bench --device cuda:0 --engines
 DIR/fusionnet32-untrained.onnx`.
@@ -15,8 +16,14 @@ import numpy as np
 import torch
 
 from engines.manifest import Manifest
+from stream.columns import find_columns
+from stream.normalize import normalize_exact
+from stream.phantom import Phantom
 from training.export import Probabilities, onnxruntime_maps, to_onnx
 from training.networks import NetworkName, build_network
+
+NM_PX, SIGMA_PX, NEAR_PX = 0.02, 50.0, 5.0
+SIDE_PX, COLUMNS = 256, 100  # about 400 in 512 x 512 pixels, as gold has
 
 
 def write_untrained(name: NetworkName, out: Path, seed: int = 0) -> Path:
@@ -41,13 +48,13 @@ def write_untrained(name: NetworkName, out: Path, seed: int = 0) -> Path:
         golden_tolerance=1e-3,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         classes=("background", "column"),
-        nominal_nm_px=0.02,
+        nominal_nm_px=NM_PX,
         sampling_nm_px=(0.018, 0.022),
-        normalize_sigma_nm=1.0,
+        normalize_sigma_nm=SIGMA_PX * NM_PX,
         stride=network.stride,
         multiple_of=network.multiple_of,
-        threshold=0.5,
-        min_distance_nm=0.1,
+        threshold=_threshold(path, network.stride),
+        min_distance_nm=NEAR_PX * NM_PX,
         precision="fp32",
         recipe="training/untrained.py",
         commit="untrained",
@@ -55,6 +62,14 @@ def write_untrained(name: NetworkName, out: Path, seed: int = 0) -> Path:
     )
     manifest.save(path.with_suffix(".toml"))
     return path.with_suffix(".toml")
+
+
+def _threshold(path: Path, stride: int) -> float:
+    """The score of the last of as many columns as a frame of a particle has."""
+    image = normalize_exact(Phantom(seed=5, shape_px=SIDE_PX, frames=1).render(0), SIGMA_PX)
+    columns = find_columns(onnxruntime_maps(path)(image[None, None])[0], stride, 0.01, NEAR_PX)
+    scores = np.sort(columns.score)[::-1]
+    return round(float(np.clip(scores[min(COLUMNS, len(scores)) - 1], 0.01, 0.99)), 6)
 
 
 if __name__ == "__main__":

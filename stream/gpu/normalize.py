@@ -58,7 +58,8 @@ class DeviceNormalizer:
         to_edges, to_modes, from_modes = blur_matrices(shape_yx, sigma_px, edges, height)
         self._bands = bands = len(edges) - 1
         self._edges = device.put(edges.astype("i4"))
-        self._to_edges, self._to_modes = device.put(to_edges), device.put(to_modes)
+        self._to_edges = device.put(np.repeat(to_edges[None], 2 * most, axis=0))  # one for each it multiplies
+        self._to_modes = device.put(to_modes)
         self._from_modes = device.put(from_modes)
         modes = from_modes.shape[0]
         self._sums = device.empty((most, 2, bands, nx), "f4")
@@ -128,5 +129,5 @@ class DeviceNormalizer:
         n = sums.shape[0]
         modes, edge_modes = self._modes[:n], self._edge_modes[:n]
         self._device.matmul(sums, self._to_modes, modes)
-        self._device.matmul(self._to_edges, modes, edge_modes)
+        self._device.matmul(self._to_edges[:n], modes, edge_modes)
         self._device.matmul(edge_modes, self._from_modes, out)

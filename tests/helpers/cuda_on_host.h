@@ -1,4 +1,5 @@
 // Enough of CUDA for our kernels to run on a CPU, one thread after the other, or as fibers that meet at barriers.
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -28,19 +29,43 @@ static float __int_as_float(int bits) { float v; memcpy(&v, &bits, 4); return v;
 static int __float_as_int(float v) { int bits; memcpy(&bits, &v, 4); return bits; }
 static long long __double_as_longlong(double v) { long long bits; memcpy(&bits, &v, 8); return bits; }
 
-static ucontext_t scheduler, fibers[1024];
-static bool finished[1024];
+// Fibers live for ever and take block after block; they change places by _setjmp and _longjmp, which ask no kernel.
+static jmp_buf scheduler, places[1024];
+static bool made[1024], finished[1024];
 static unsigned current;
 static const std::function<void()>* work;
 static char* stacks;
 static const size_t STACK = 1 << 16;
 
-static void __syncthreads() { swapcontext(&fibers[current], &scheduler); }
-static void __syncwarp() { __syncthreads(); }  // only in blocks of one warp
+static void rest() {
+    if (!_setjmp(places[current])) _longjmp(scheduler, 1);
+}
+
+static void __syncthreads() { rest(); }
+static void __syncwarp() { rest(); }  // only in blocks of one warp
 
 static void fiber() {
-    (*work)();
-    finished[current] = true;
+    while (true) {
+        (*work)();
+        finished[current] = true;
+        rest();
+    }
+}
+
+// Until it finishes, or waits for the others.
+__attribute__((noinline)) static void resume(unsigned t) {
+    current = t;
+    if (_setjmp(scheduler)) return;
+    if (made[t]) _longjmp(places[t], 1);
+    made[t] = true;
+    if (!stacks) stacks = (char*)malloc(1024 * STACK);
+    ucontext_t begin;
+    getcontext(&begin);
+    begin.uc_stack.ss_sp = stacks + t * STACK;
+    begin.uc_stack.ss_size = STACK;
+    begin.uc_link = nullptr;
+    makecontext(&begin, fiber, 0);
+    setcontext(&begin);
 }
 
 static Index thread_number(unsigned t) {
@@ -53,7 +78,6 @@ static void launch(const unsigned* grid, const unsigned* block, int order, bool 
     blockDim = {block[0], block[1], block[2]};
     unsigned threads = block[0] * block[1] * block[2];
     unsigned long long blocks = (unsigned long long)grid[0] * grid[1] * grid[2];
-    if (!stacks) stacks = (char*)malloc(1024 * STACK);
     work = &kernel;
     for (unsigned long long n = 0; n < blocks; n++) {
         unsigned long long b = order > 0 ? n : blocks - 1 - n;
@@ -65,22 +89,15 @@ static void launch(const unsigned* grid, const unsigned* block, int order, bool 
             }
             continue;
         }
-        for (unsigned t = 0; t < threads; t++) {
-            finished[t] = false;
-            getcontext(&fibers[t]);
-            fibers[t].uc_stack.ss_sp = stacks + t * STACK;
-            fibers[t].uc_stack.ss_size = STACK;
-            fibers[t].uc_link = &scheduler;
-            makecontext(&fibers[t], fiber, 0);
-        }
+        for (unsigned t = 0; t < threads; t++) finished[t] = false;
         for (bool running = true; running;) {
             running = false;
             for (unsigned m = 0; m < threads; m++) {
-                current = order > 0 ? m : threads - 1 - m;
-                if (finished[current]) continue;
-                threadIdx = thread_number(current);
-                swapcontext(&scheduler, &fibers[current]);
-                running = running || !finished[current];
+                unsigned t = order > 0 ? m : threads - 1 - m;
+                if (finished[t]) continue;
+                threadIdx = thread_number(t);
+                resume(t);
+                running = running || !finished[t];
             }
         }
     }

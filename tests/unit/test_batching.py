@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -211,6 +212,23 @@ def test_a_series_begins_on_every_card_when_nothing_is_under_way(two: Any) -> No
     cards.start([0])
     with pytest.raises(ValueError, match="no series has begun"):
         cards.fetch()
+
+
+def test_cards_are_opened_and_made_ready_one_after_the_other() -> None:
+    """Two of a kind share a plan, and while one records a CUDA graph the other must not allocate."""
+    busy: list[str] = []
+
+    def slow(opened: Any = None) -> FakeFinder:
+        busy.append("in")
+        assert busy.count("in") == busy.count("out") + 1
+        time.sleep(0.05)
+        busy.append("out")
+        return FakeFinder("a", [])
+
+    cards = Cards([slow, slow, slow])
+    cards.begin(slow)
+    cards.close()
+    assert busy.count("out") == 6
 
 
 def test_a_card_that_cannot_be_opened_is_an_error_at_once() -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
-from engines.precision import POSSIBLE, operations
+from engines.precision import POSSIBLE
 from engines.runtime import read_engine
-from stream.bench_device import bench_device, compare, measure_ceilings, save
+from engines.work import Layer, layers, least_ms, operations
+from stream.bench_device import bench_device, compare, measure_ceilings
+from stream.bench_table import save, tables
 from stream.cli import app
 from stream.columns import Columns
 from stream.device import DeviceError
@@ -24,7 +28,7 @@ def test_every_row_it_promises_is_there(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(
         "stream.bench_device.measure_ceilings", lambda device: measure_ceilings(device, 1, 64)
     )
-    monkeypatch.setattr("stream.bench_device.BATCHED_PX", 2 * 128**2)
+    monkeypatch.setattr("stream.bench_device.MOST_BATCHED_PX", 2 * 128**2)
     monkeypatch.setattr("stream.bench_device.REPEATS", 4)
     monkeypatch.setitem(POSSIBLE, "fp32", ("fp32", "fp16"))  # the host computes fp32 whatever is asked for
     rows = list(bench_device(HostDevice(), None, [NAME], [128], seconds=0.01, endurance_frames=2))
@@ -35,11 +39,36 @@ def test_every_row_it_promises_is_there(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert all(r["frames_per_s"] > 0 and r["latency_p99_ms"] >= r["latency_p50_ms"] > 0 for r in ends)
     agreed = [r for r in rows if r["what"] == "agreement with the CPU"]
     assert all(r["f1"] == 1.0 and r["apart_max_px"] < 0.05 for r in agreed)
-    assert all(r["of_ceiling"] > 0 for r in rows if r["what"] == "stage")
+    assert all(r["agrees"] for r in agreed)
+    assert all(0 < r["of_roofline"] == pytest.approx(r["least_ms"] / r["ms"], rel=1e-2)
+               for r in rows if r["what"] == "stage")  # fmt: skip
+    slowest = [r for r in rows if r["what"] == "slowest stage"]
+    assert len(slowest) == 4
+    for one in slowest:
+        place = {k: one[k] for k in ("precision", "side_px", "batch")}
+        others = [r["ms"] for r in rows if r["what"] == "stage" and place.items() <= r.items()]
+        assert one["ms"] == max(others)
+    assert rows[0]["numpy"] == np.__version__
     assert sum(r["what"] == "memory on the card, MiB" for r in rows) == 1
     path = save(rows, tmp_path)
     assert path.name == "bench-host.json"
-    assert json.loads(path.read_text(encoding="utf-8")) == json.loads(json.dumps(rows))
+    save(rows[:1], tmp_path)
+    assert json.loads(path.read_text(encoding="utf-8")) == json.loads(json.dumps([rows, rows[:1]]))
+    console = Console(width=200, file=io.StringIO())
+    for table in tables(rows):
+        console.print(table)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert text.count("bslz4, picture back") == 2
+    assert text.count(" *") == len(slowest)
+    for title in (
+        "stage",
+        "end to end",
+        "agreement with the CPU",
+        "ceilings",
+        "machine",
+        "memory on the card",
+    ):
+        assert title in text
 
 
 def test_columns_are_compared() -> None:
@@ -67,6 +96,16 @@ def test_the_work_of_a_network_is_counted() -> None:
     one = operations(network, (1, 1, 64, 64))
     assert operations(network, (3, 1, 64, 128)) == 6 * one
     assert one / 64**2 * 512**2 == pytest.approx(3.9e9, rel=0.01)
+
+
+def test_a_roofline_is_the_slower_of_computing_and_moving() -> None:
+    work = [Layer(flop=2 * 10**12, values=10**6), Layer(flop=10**6, values=10**9)]
+    assert least_ms(work, "fp16", 100.0, 1000.0) == pytest.approx(20 + 2)
+    assert least_ms(work, "fp32", 100.0, 1000.0) == pytest.approx(20 + 4)
+    assert least_ms(work, "int8", 200.0, 1000.0) == pytest.approx(10 + 1)
+    tiny = (Path(__file__).parents[1] / "helpers" / "tiny.onnx").read_bytes()
+    (only,) = layers(tiny, (3, 1, 16, 16))
+    assert only == Layer(flop=3 * 2 * 2 * 64, values=3 * 64 + 2 + 3 * 2 * 64)
 
 
 def test_without_a_card_the_command_says_so() -> None:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from engines.build import PLANS, find_gpu
-from engines.runtime import Engine, open_engine
+from engines.precision import in_precision
+from engines.runtime import Engine, open_engine, read_engine
+from stream.bench_device import AGREE_F1, AGREE_PX, compare
 from stream.codecs import Encoding, WireError, decode, encode
 from stream.columns import Columns
 from stream.device import Device, DeviceError, open_device
@@ -103,6 +105,71 @@ def test_the_columns_are_the_cpus(both: tuple[Any, Engine, Engine], finer: int) 
     finder.start([payload(frames[1], "none"), payload(frames[0], "lz4")])
     for got, one in zip(finder.fetch(), (wanted[1], wanted[0]), strict=True):
         same(got, one, 0.02)
+
+
+def half_precision_on_the_cpu() -> Engine:
+    """What a card computes in fp16, node by node as it is written."""
+    import onnxruntime
+
+    manifest, network, _ = read_engine(NAME)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(in_precision(network, manifest, "fp16"), options)
+    return Engine(manifest, "onnxruntime", lambda batch: np.asarray(session.run(None, {"input": batch})[0]))
+
+
+@pytest.mark.parametrize("where", ["host", pytest.param("gpu", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("dose_e_nm2", [31_000, 310_000])
+def test_half_precision_agrees_with_the_cpus(
+    where: str, dose_e_nm2: float, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The usual one on a card: F1 within 0.002, positions within 0.05 px."""
+    phantom = Phantom(seed=2, shape_px=320, frames=1, dose_e_nm2=dose_e_nm2)
+    counts, pixel_size_nm = phantom.render(0), phantom.truth.pixel_size_nm
+    with open_engine(NAME, threads=1) as engine:
+        wanted, _ = ColumnFinder(engine, counts.shape, pixel_size_nm).find(counts)
+    if where == "host":
+        device, half = HostDevice(), half_precision_on_the_cpu()
+    elif find_gpu() is None:
+        pytest.skip("there is no GPU")
+    else:
+        monkeypatch.setenv(PLANS, str(tmp_path_factory.getbasetemp() / "plans"))
+        device, half = Device(0), open_engine(NAME, device=0)
+        assert half.precision == "fp16"
+    with half:
+        finder = DeviceFinder(half, device, counts.shape, counts.dtype, pixel_size_nm)
+        finder.start([payload(counts)])
+        (found,) = finder.fetch()
+    assert found is not None
+    got = compare(found.columns, wanted, half.manifest.min_distance_nm / pixel_size_nm)
+    assert got["columns"] > 100
+    assert got["f1"] >= AGREE_F1
+    assert got["apart_p99_px"] <= AGREE_PX
+
+
+def test_frames_leave_no_memory_behind(
+    both: tuple[Any, Engine, Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, engine, _ = both
+    counts = Phantom(seed=3, shape_px=128, frames=1).render(0)
+    frames = [payload(counts), payload(counts, "none")]
+    finder = DeviceFinder(engine, device, counts.shape, counts.dtype, 0.02, most=2, pictures=True)
+
+    def run(batches: int) -> None:
+        for i in range(batches):
+            finder.start(frames[: 1 + i % 2])
+            assert None not in finder.fetch()
+
+    if isinstance(device, HostDevice):
+        run(3)
+        monkeypatch.setattr(device, "empty", None)  # whoever asks for more now fails
+        run(3)
+        return
+    run(1000)
+    before = device.used_bytes()
+    run(10_000)
+    assert device.used_bytes() - before <= 1 << 20
 
 
 def test_a_broken_payload_costs_itself_alone(both: tuple[Any, Engine, Engine]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from stream import doctor
 from stream.config import Camera, EngineSettings, Page, Record, Ring, Settings
-from stream.device import Choice
+from stream.device import Choice, DeviceError
 from stream.doctor import PACKAGES, Finding, check_calibration, examine, foreign_owners
 from stream.frame import CalibrationError
 from tests.helpers.tiny_engine import make_tiny_engine
@@ -92,3 +92,10 @@ def test_a_card_is_named_with_its_driver_and_what_runs_engines(monkeypatch: pyte
     bare = doctor._device(Settings())
     assert bare.verdict == "warning"
     assert "tensorrt: pip install 'hopscope[gpu]'" in bare.text
+
+    def broken(index: int) -> None:
+        raise DeviceError("no libnvrtc")
+
+    monkeypatch.setattr(doctor, "Device", broken)
+    assert doctor._device(Settings()).verdict == "warning"  # live would take the CPU
+    assert doctor._device(Settings(engine=EngineSettings(device="cuda:0"))).verdict == "fault"

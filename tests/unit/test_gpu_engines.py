@@ -1,18 +1,23 @@
-"""The TensorRT runner against stand-ins for card and library that have the real ones' methods and no others."""
+"""TensorRT's and ONNX Runtime's runners against stand-ins for card and library that have the real ones' methods and
+no others."""
 
 from __future__ import annotations
 
+import inspect
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from engines.gpu import Kept, TensorRtNetwork, narrowest
+from engines.build import Gpu, check_card
+from engines.gpu import Kept, OnnxRuntimeNetwork, TensorRtNetwork, narrowest
 from engines.manifest import EngineMismatch
+from engines.runtime import open_engine
 from tests.helpers.needs import lacking
-from tests.helpers.tiny_engine import tiny_maps
+from tests.helpers.tiny_engine import make_tiny_engine, tiny_maps
 
 PROFILES = [
     ((1, 1, 64, 64), (16, 1, 64, 64), (16, 1, 64, 64)),
@@ -39,6 +44,7 @@ class Card:
 
     def __init__(self) -> None:
         self.captured: list[Any] | None = None
+        self.full = False
         card = self
 
         class Stream:
@@ -50,6 +56,8 @@ class Card:
 
             def __exit__(self, *_: object) -> None: ...
             def synchronize(self) -> None: ...
+            def record(self) -> None: ...
+            def wait_event(self, event: object) -> None: ...
             def begin_capture(self) -> None:
                 card.captured = []
 
@@ -107,18 +115,33 @@ class Context:
         return True
 
 
+class RuntimeConfig:
+    dynamic_shapes_kernel_specialization_strategy = "lazy"
+
+    def set_execution_context_allocation_strategy(self, strategy: object) -> None:
+        assert strategy == "on profile change"
+
+
 class PlanEngine:
     num_optimization_profiles = len(PROFILES)
 
-    def __init__(self, card: Card) -> None:
-        self._card = card
+    def __init__(self, card: Card, rtx: bool) -> None:
+        self._card, self._rtx = card, rtx
+
+    def create_runtime_config(self) -> RuntimeConfig:
+        assert self._rtx
+        return RuntimeConfig()
 
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
         assert name == "input"
         return list(PROFILES[profile_index])
 
-    def create_execution_context(self, strategy: object) -> Context:
-        return Context(self._card)
+    def create_execution_context(self, how: Any) -> Context | None:
+        if self._rtx:  # a graph of the kernels that stand in at first would be slow for ever
+            assert how.dynamic_shapes_kernel_specialization_strategy == "eager"
+        else:
+            assert how == "on profile change"
+        return None if self._card.full else Context(self._card)
 
 
 def _at(pointer: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -135,20 +158,23 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Card:
     return card
 
 
-def library(card: Card) -> Any:
+def library(card: Card, rtx: bool = False) -> Any:
+    only_rtx = {"DynamicShapesKernelSpecializationStrategy": SimpleNamespace(EAGER="eager")} if rtx else {}
     return SimpleNamespace(
-        __name__="tensorrt",
+        **only_rtx,
+        __name__="tensorrt_rtx" if rtx else "tensorrt",
         __version__="0",
         Logger=type("Logger", (), {"ERROR": 1, "__init__": lambda self, level: None}),
-        ExecutionContextAllocationStrategy=SimpleNamespace(ON_PROFILE_CHANGE=2),
+        ExecutionContextAllocationStrategy=SimpleNamespace(ON_PROFILE_CHANGE="on profile change"),
         Runtime=lambda logger: SimpleNamespace(
-            deserialize_cuda_engine=lambda plan: PlanEngine(card) if plan == b"plan" else None
+            deserialize_cuda_engine=lambda plan: PlanEngine(card, rtx) if plan == b"plan" else None
         ),
     )
 
 
-def test_batches_go_in_and_maps_come_out(card: Card) -> None:
-    kept = Kept(TensorRtNetwork(library(card), b"plan", 0))
+@pytest.mark.parametrize("rtx", [False, True])
+def test_batches_go_in_and_maps_come_out(card: Card, rtx: bool) -> None:
+    kept = Kept(TensorRtNetwork(library(card, rtx), b"plan", 0))
     rng = np.random.default_rng(2)
     for shape in (
         (1, 1, 64, 64),
@@ -169,6 +195,104 @@ def test_a_plan_that_does_not_load_is_refused(card: Card) -> None:
         TensorRtNetwork(library(card), b"of another card", 0)
 
 
+def test_a_full_card_is_refused_by_name(card: Card) -> None:
+    kept = Kept(TensorRtNetwork(library(card), b"plan", 0))
+    card.full = True
+    with pytest.raises(
+        EngineMismatch, match=r"batches of \(1, 1, 64, 64\) on this card.*want of memory.*nvidia-smi"
+    ):
+        kept.run(np.zeros((1, 1, 64, 64), "f4"))
+
+
+def test_cudas_own_errors_are_told_with_the_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("cudaErrorUnknown: unknown error")
+
+    monkeypatch.setattr("engines.runtime._on_gpu", broken)
+    with pytest.raises(EngineMismatch, match="torch fails on GPU 0: RuntimeError: cudaErrorUnknown"):
+        open_engine(make_tiny_engine(tmp_path), "torch", device=0)
+
+
+class RunOptions:
+    def __init__(self) -> None:
+        self.graph = 0
+
+    def add_run_config_entry(self, key: str, value: str) -> None:
+        assert key == "gpu_graph_id"
+        self.graph = int(value)
+
+
+class IOBinding:
+    def __init__(self) -> None:
+        self.bound: dict[str, Any] = {}
+
+    def bind_input(self, name: str, kind: str, device: int, dtype: Any, shape: Any, pointer: int) -> None:
+        assert (kind, device, dtype) == ("cuda", 0, np.float32)
+        self.bound[name] = (pointer, tuple(shape))
+
+    bind_output = bind_input
+
+
+class Session:
+    """Keeps one graph for each number: the first run is plain, the second is recorded, the others replay it."""
+
+    def __init__(self, network: bytes, options: Any, providers: Any) -> None:
+        ((name, settings),) = providers
+        assert (name, settings["enable_cuda_graph"]) == ("CUDAExecutionProvider", "1")
+        self.graphs: dict[int, list[Any]] = {}
+
+    def get_providers(self) -> list[str]:
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def run(self, outputs: None, feeds: dict[str, np.ndarray], options: RunOptions) -> list[np.ndarray]:
+        assert options.graph == -1, "its arrays are gone afterwards: nothing to record"
+        return [tiny_maps(feeds["input"])]
+
+    def io_binding(self) -> IOBinding:
+        return IOBinding()
+
+    def run_with_iobinding(self, binding: IOBinding, options: RunOptions) -> None:
+        assert options.graph > 0
+        runs = self.graphs.setdefault(options.graph, [])
+        runs.append(binding.bound)
+        recorded = runs[1] if len(runs) > 2 else binding.bound
+        _at(*recorded["probabilities"])[...] = tiny_maps(_at(*recorded["input"]))
+
+
+def test_onnxruntime_records_a_graph_for_every_shape(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnxruntime = SimpleNamespace(
+        get_available_providers=lambda: ["CUDAExecutionProvider"], SessionOptions=SimpleNamespace,
+        RunOptions=RunOptions, InferenceSession=Session,
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "onnxruntime", onnxruntime)  # type: ignore[arg-type]
+    kept = Kept(OnnxRuntimeNetwork(b"", 0))
+    rng = np.random.default_rng(2)
+    for shape in ((1, 1, 64, 64), (2, 1, 32, 72), (1, 1, 64, 64), (1, 1, 64, 64), (2, 1, 32, 72)):
+        images = rng.normal(size=shape).astype("f4")
+        np.testing.assert_allclose(kept.run(images), tiny_maps(images), atol=1e-6)
+    onnxruntime.InferenceSession = lambda *_, **__: 1 / 0
+    with pytest.raises(EngineMismatch, match="does not take the network on a GPU"):
+        OnnxRuntimeNetwork(b"", 0)
+
+
+def test_onnxruntimes_stand_ins_have_only_what_it_has() -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession
+    for stand_in, real in (
+        (RunOptions, onnxruntime.RunOptions),
+        (IOBinding, onnxruntime.IOBinding),
+        (Session, session),
+    ):
+        for name in vars(stand_in):
+            assert name.startswith("_") or hasattr(real, name), f"{real} has no {name}"
+    assert list(inspect.signature(onnxruntime.IOBinding.bind_input).parameters)[1:] == [
+        "name", "device_type", "device_id", "element_type", "shape", "buffer_ptr"
+    ]  # fmt: skip
+    assert list(inspect.signature(session.run).parameters)[3] == "run_options"
+    assert list(inspect.signature(session.run_with_iobinding).parameters)[2] == "run_options"
+
+
 def test_the_narrowest_profile_is_taken() -> None:
     assert narrowest(PROFILES, (5, 1, 64, 64)) == 0
     assert narrowest(PROFILES, (1, 1, 64, 64)) == 0
@@ -181,9 +305,25 @@ def test_the_stand_ins_have_only_what_the_library_has() -> None:
         import tensorrt_rtx as trt
     except ImportError:
         lacking("tensorrt-rtx")
-    for stand_in, real in ((Context, trt.IExecutionContext), (PlanEngine, trt.ICudaEngine)):
+    for stand_in, real in (
+        (Context, trt.IExecutionContext), (PlanEngine, trt.ICudaEngine), (RuntimeConfig, trt.IRuntimeConfig)
+    ):  # fmt: skip
         for name in vars(stand_in):
             assert name.startswith("_") or hasattr(real, name), f"{real} has no {name}"
     assert hasattr(trt.ExecutionContextAllocationStrategy, "ON_PROFILE_CHANGE")
+    assert hasattr(trt.DynamicShapesKernelSpecializationStrategy, "EAGER")
     assert hasattr(trt.Runtime, "deserialize_cuda_engine")
     assert hasattr(trt.BuilderFlag, "TF32")
+
+
+@pytest.mark.trt
+def test_rtx_is_refused_on_cards_it_does_not_know() -> None:
+    try:
+        import tensorrt_rtx as trt
+    except ImportError:
+        lacking("tensorrt-rtx")
+    check_card(trt, Gpu("NVIDIA RTX A4000", (8, 6)))
+    check_card(trt, None)
+    with pytest.raises(EngineMismatch, match=r"does not run on NVIDIA H200 \(sm90\): expected one of sm75"):
+        check_card(trt, Gpu("NVIDIA H200", (9, 0)))
+    check_card(SimpleNamespace(__name__="tensorrt"), Gpu("NVIDIA H200", (9, 0)))

@@ -24,11 +24,16 @@ from tests.helpers.host_device import HostDevice
 
 @pytest.fixture(params=["host", "host backwards", pytest.param("gpu", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> Any:
-    if request.param == "gpu":
-        if find_gpu() is None:
-            pytest.skip("there is no GPU")
-        return Device(0)
-    return HostDevice(-1 if "backwards" in request.param else 1)
+    if request.param != "gpu":
+        yield HostDevice(-1 if "backwards" in request.param else 1)
+        return
+    if find_gpu() is None:
+        pytest.skip("there is no GPU")
+    import cupy  # pyright: ignore[reportMissingImports]
+
+    cupy.cuda.set_allocator(None)  # each array by itself: compute-sanitizer sees who steps beyond one
+    yield Device(0)
+    cupy.cuda.set_allocator(cupy.get_default_memory_pool().malloc)
 
 
 def frame(shape_yx: tuple[int, int], dtype: str, seed: int = 0) -> np.ndarray:

@@ -13,8 +13,10 @@ pytest.importorskip("torch")
 from engines.gpu import Kept
 from engines.manifest import EngineMismatch
 from engines.precision import Precision, tolerance
-from engines.runtime import read_engine
+from engines.runtime import open_engine, read_engine
 from engines.torch_graph import TorchNetwork
+from stream.infer import ColumnFinder
+from stream.phantom import Phantom
 from tests.helpers.tiny_engine import make_tiny_engine, tiny_maps
 from training.networks import NetworkName
 from training.untrained import write_untrained
@@ -58,6 +60,12 @@ def test_what_it_cannot_run_is_refused() -> None:
 def test_untrained_networks_of_every_kind_run(name: NetworkName, tmp_path: Path) -> None:
     path = write_untrained(name, tmp_path)
     manifest, network, _ = read_engine(path)
+    with open_engine(
+        path, threads=1
+    ) as engine:  # as many columns to find, sort and send as a trained one has
+        finder = ColumnFinder(engine, (256, 256), manifest.nominal_nm_px)
+        columns, _ = finder.find(Phantom(seed=6, shape_px=256, frames=1).render(0))
+    assert 30 < len(columns) < 300
     with np.load(path.with_suffix(".npz")) as golden:
         got = Kept(TorchNetwork(network, "fp32", None)).run(golden["input"])
         assert np.abs(got - golden["output"]).max() <= manifest.golden_tolerance
