@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from training.recipe import Recipe
 VALIDATION_SEEDS = 100_000  # validation specimens are numbered from here, training ones from 0
 _DRAWS = 10
 DEFAULT_CACHE = Path(__file__).parent / "cache"
+_BEYOND_NM = 0.2  # more than half of any distance between columns, within which reports are matched
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class Truth:
     """The columns in one image: yx_px (n, 2) f8, atoms (n,) i8, and the image's pixel size.
 
     `judged_atoms`: columns of fewer atoms neither count when found nor when missed. `classes` (n,) u1: 1 the first kind
-    of column; None where there is one kind.
+    of column; None where there is one kind. `beyond_yx_px` (k, 2) f8: columns centred just outside the image, which
+    shows a part of them; a report of one is not false.
     """
 
     yx_px: np.ndarray
@@ -42,6 +44,7 @@ class Truth:
     kind: str
     judged_atoms: int = 2
     classes: np.ndarray | None = None
+    beyond_yx_px: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
 
     @property
     def judged(self) -> np.ndarray:
@@ -120,7 +123,8 @@ def draw_scene(
         intensity = optics(images, sampling, conditions, energy_ev, generator)
         shares = agreements(atom_contrast(intensity, sampling), [truth for _, truth in moved])
         good = (shares >= recipe.imaging.min_agreement) | (attempt == _DRAWS - 1)
-        truths |= {pending[k]: _inside(moved[k][1], crop) for k in np.flatnonzero(good)}
+        side = resident.shape[-1]
+        truths |= {pending[k]: _inside(moved[k][1], crop, side) for k in np.flatnonzero(good)}
         kept = torch.from_numpy(np.flatnonzero(good)).to(device)
         shown.append((intensity[kept, :crop, :crop], conditions[kept]))
         order += [i for i, is_good in zip(pending, good, strict=True) if is_good]
@@ -215,9 +219,20 @@ def _placed(image: torch.Tensor, placing: Placing) -> torch.Tensor:
     return torch.flip(image, [axis for axis in (0, 1) if placing.mirrored[axis]])
 
 
-def _inside(truth: Truth, crop_px: int) -> Truth:
+def _inside(truth: Truth, crop_px: int, side_px: int) -> Truth:
+    """The truth about the first `crop_px` rows and columns of a periodic box."""
     inside = ((truth.yx_px > -0.5) & (truth.yx_px < crop_px - 0.5)).all(1)
-    return replace(truth, yx_px=truth.yx_px[inside], atoms=truth.atoms[inside])
+    outside = beyond(truth.yx_px, crop_px, side_px, truth.sampling_nm)
+    return replace(truth, yx_px=truth.yx_px[inside], atoms=truth.atoms[inside], beyond_yx_px=outside)
+
+
+def beyond(yx_px: np.ndarray, crop_px: int, side_px: int, sampling_nm: float) -> np.ndarray:
+    """Of columns (n, 2) in a box that repeats itself after `side_px`, those centred just outside its first
+    `crop_px` rows and columns: (k, 2) f8, where they would be if the image went on."""
+    steps = side_px * np.array([(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)])
+    repeated = (yx_px + steps[:, None]).reshape(-1, 2)
+    far = np.maximum(-0.5 - repeated, repeated - (crop_px - 0.5)).max(1)
+    return repeated[(far >= 0) & (far <= _BEYOND_NM / sampling_nm)]
 
 
 def agreements(contrast: torch.Tensor, truths: Sequence[Truth]) -> np.ndarray:

@@ -98,12 +98,22 @@ def match(found_yx: np.ndarray, true_yx: np.ndarray, radius: float) -> tuple[np.
     return (*np.array(pairs, np.int64).reshape(-1, 2).T,)
 
 
-def pair(found_yx_px: np.ndarray, truth: Truth) -> tuple[np.ndarray, np.ndarray]:
-    """`match` within half the median nearest-neighbour distance of the true columns."""
+def pair(found_yx_px: np.ndarray, truth: Truth) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`match` within half the median nearest-neighbour distance of the true columns.
+
+    Returns
+    -------
+    (k,) i8 indices of reports and of the columns they are paired with; (n,) bool, the reports that are false: paired
+    neither with a column nor with one that is centred just beyond the border.
+    """
     radius = 0.1 / truth.sampling_nm
     if len(truth.yx_px) > 1:
         radius = float(np.median(cKDTree(truth.yx_px).query(truth.yx_px, k=2)[0][:, 1])) / 2
-    return match(found_yx_px, truth.yx_px, radius)
+    i, j = match(found_yx_px, np.concatenate([truth.yx_px, truth.beyond_yx_px]), radius)
+    false = np.ones(len(found_yx_px), bool)
+    false[i] = False
+    inside = j < len(truth.yx_px)
+    return i[inside], j[inside], false
 
 
 def judge(found_yx_px: np.ndarray, truth: Truth, kind: np.ndarray | None = None) -> Score:
@@ -111,12 +121,12 @@ def judge(found_yx_px: np.ndarray, truth: Truth, kind: np.ndarray | None = None)
 
     A column is found whatever its class; those reported as the class they are (`kind` (n,)) are counted beside.
     """
-    i, j = pair(found_yx_px, truth)
+    i, j, is_false = pair(found_yx_px, truth)
     counts = truth.judged[j]
     i, j = i[counts], j[counts]
     error = (found_yx_px[i] - truth.yx_px[j]) * truth.sampling_nm
     missed = int(truth.judged.sum()) - len(i)
-    false = len(found_yx_px) - len(counts)
+    false = int(is_false.sum())
     right = 0
     if kind is not None:
         right = len(i) if truth.classes is None else int(np.count_nonzero(kind[i] == truth.classes[j]))

@@ -148,7 +148,7 @@ def _read(columns: Columns, shot: Shot, threshold: float) -> Reading:
     truth, facts = shot.truth, shot.facts
     yx_px = columns.yx_px.astype(np.float64)
     reported_yx_px = yx_px[columns.score >= threshold]
-    i, j = pair(reported_yx_px, truth)
+    i, j, is_false = pair(reported_yx_px, truth)
     true = np.zeros(len(truth.atoms), TRUE)
     true["atoms"], true["place"], true["support_nm"] = truth.atoms, facts.place, facts.support_nm
     true["judged"] = truth.judged
@@ -158,10 +158,11 @@ def _read(columns: Columns, shot: Shot, threshold: float) -> Reading:
 
     candidates = np.zeros(len(yx_px), CANDIDATES)
     candidates["score"] = columns.score
-    i_any, j_any = pair(yx_px, truth)
+    i_any, j_any, nothing = pair(yx_px, truth)
+    candidates["is_a"] = np.where(nothing, FALSE, UNJUDGED)
     candidates["is_a"][i_any] = np.where(truth.judged[j_any], COLUMN, UNJUDGED)
 
-    false_yx_nm = np.delete(reported_yx_px, i, axis=0) * truth.sampling_nm
+    false_yx_nm = reported_yx_px[is_false] * truth.sampling_nm
     side_nm = len(next(iter(shot.counts.values()))) * truth.sampling_nm
     false = np.zeros(len(false_yx_nm), REPORTED_FALSE)
     false["support_nm"] = distance_nm(false_yx_nm, shot.support_yx_px * truth.sampling_nm, side_nm)

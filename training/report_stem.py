@@ -61,7 +61,7 @@ def evaluate_stem_engine(
                 columns, seen = finder.find(image)
                 scores[reader_name, dose].append(judge_columns(columns, truth, reader.threshold))
                 if reader_name == name:
-                    i, j = pair(columns.yx_px.astype(np.float64), truth)
+                    i, j, _ = pair(columns.yx_px.astype(np.float64), truth)
                     reported = np.zeros(len(truth.yx_px), np.int64)
                     reported[j] = columns.kind[i]
                     np.add.at(confusion[dose], (scene.kind[truth.judged] - 1, reported[truth.judged]), 1)

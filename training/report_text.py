@@ -59,7 +59,8 @@ def _head(report: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         f"{_COUNTS[kind]}; reports are matched to columns one to one within half the median "
-        f"distance of nearest columns. Others ({_NOT_JUDGED[kind]}) count neither as found nor as missed nor as "
+        "distance of nearest columns. What is paired with a column centred just beyond the border is not false. "
+        f"Others ({_NOT_JUDGED[kind]}) count neither as found nor as missed nor as "
         "false, and have a recall of their own. rms: the distance from the true position, over both axes together. "
         "Brackets: 95 % interval of F1, specimens drawn again (bootstrap). "
         f"False columns per image: {_WHERE[kind]}. LoG: a "

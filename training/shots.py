@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from training.dataset import Truth, agreements, draw_scene, exposures
+from training.dataset import Truth, agreements, beyond, draw_scene, exposures
 from training.evaluate import VALIDATION
 from training.exitwave import CacheError, ExitWave
 from training.facts import SpecimenFacts
@@ -89,13 +89,14 @@ def shoot(
             weakest = transfer(
                 scene.conditions, recipe.waves.energy_ev, recipe.imaging.spacings_angstrom
             ).tolist()
+            side = scene.intensity.shape[-1]
             for k, moved in enumerate(scene.truths):
                 fact = facts[first + k]
                 yield Shot(
                     specimen=first + k,
                     draw=draw,
                     facts=fact,
-                    truth=_columns(moved, fact),
+                    truth=_columns(moved, fact, side),
                     support_yx_px=moved.yx_px[len(fact.place) :],
                     defocus_nm=float(scene.conditions.defocus_angstrom[k]) / 10,
                     transfer=weakest[k],
@@ -119,9 +120,11 @@ def _tagged(wave: ExitWave, fact: SpecimenFacts) -> ExitWave:
     )
 
 
-def _columns(moved: Truth, fact: SpecimenFacts) -> Truth:
+def _columns(moved: Truth, fact: SpecimenFacts, side_px: int) -> Truth:
     """The truth without the support's atoms, which come after the columns."""
     n, expected = len(fact.place), len(fact.place) + len(fact.support_yx_nm)
     if len(moved.yx_px) != expected:
         raise ValueError(f"expected {expected} points in the image of a whole box, got {len(moved.yx_px)}")
-    return replace(moved, yx_px=moved.yx_px[:n], atoms=moved.atoms[:n])
+    yx_px = moved.yx_px[:n]
+    outside = beyond(yx_px, side_px, side_px, moved.sampling_nm)
+    return replace(moved, yx_px=yx_px, atoms=moved.atoms[:n], beyond_yx_px=outside)

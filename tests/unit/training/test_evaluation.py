@@ -45,7 +45,10 @@ class Told:
 
 
 def scene() -> Shot:
-    """Nine columns on a grid, one of them a single atom, beside a row of support atoms; 96 px of 0.02 nm."""
+    """Nine columns on a grid, one of them a single atom, beside a row of support atoms; 96 px of 0.02 nm.
+
+    A tenth is centred above the image.
+    """
     yx = np.stack(np.meshgrid([20.0, 32.0, 44.0], [20.0, 32.0, 44.0], indexing="ij"), -1).reshape(-1, 2)
     atoms = np.array([5, 5, 5, 5, 9, 5, 2, 3, 1])
     support = np.stack([np.full(8, 80.0), np.arange(8) * 10.0], -1)
@@ -60,7 +63,8 @@ def scene() -> Shot:
         support_yx_nm=support * 0.02,
     )
     counts = {dose: np.ones((96, 96), np.float32) for dose in (310.0, 30.0)}
-    return Shot(0, 0, facts, Truth(yx, atoms, 0.02, "nine"), support, 5.0, 0.5, 1.0, LEAST_TRANSFER, counts)
+    truth = Truth(yx, atoms, 0.02, "nine", beyond_yx_px=np.array([[-2.0, 60.0]]))
+    return Shot(0, 0, facts, truth, support, 5.0, 0.5, 1.0, LEAST_TRANSFER, counts)
 
 
 def told(yx: list[tuple[float, float]], score: list[float]) -> Measured:
@@ -70,9 +74,10 @@ def told(yx: list[tuple[float, float]], score: list[float]) -> Measured:
 
 def test_every_report_is_counted_once_and_where_it_lies():
     measured = told(
-        # found, 1 px off; a single atom; nothing beside a column; on the support; in vacuum; too faint to report
-        [(20, 21), (44, 44), (26, 26), (80, 14), (62, 70), (32, 32)],
-        [0.9, 0.8, 0.7, 0.6, 0.55, 0.3],
+        # found, 1 px off; a single atom; nothing beside a column; on the support; in vacuum; too faint to report; what
+        # is seen of a column beyond the border
+        [(20, 21), (44, 44), (26, 26), (80, 14), (62, 70), (32, 32), (0, 60)],
+        [0.9, 0.8, 0.7, 0.6, 0.55, 0.3, 0.8],
     )
     reading = measured.readings["told"]
     (row, _) = figures.by_dose(measured, reading, np.array([0]))
@@ -86,7 +91,7 @@ def test_every_report_is_counted_once_and_where_it_lies():
     assert row["bulk"]["found"] == 0
     assert row["log"] is None
     kinds = reading.candidates["is_a"][reading.candidates["dose"] == 310]
-    assert sorted(kinds.tolist()) == sorted([COLUMN, COLUMN, UNJUDGED, FALSE, FALSE, FALSE])
+    assert sorted(kinds.tolist()) == sorted([COLUMN, COLUMN, UNJUDGED, UNJUDGED, FALSE, FALSE, FALSE])
     assert set(reading.false["where"].tolist()) == set(range(len(WHERE["particle"])))
 
 

@@ -93,6 +93,18 @@ def test_shots_are_the_validation_images_and_know_where_the_support_is(supported
         assert again == pytest.approx(shot.facts.support_nm, abs=1e-9)
 
 
+def test_beyond_the_border_of_a_shot_are_columns_and_no_support(supported):
+    recipe, (waves, facts) = supported
+    seen = 0
+    for shot in shoot(recipe, waves, facts, 8, (310.0,)):
+        columns = {tuple(at) for at in (shot.truth.yx_px % 96).round(6).tolist()}
+        outside = shot.truth.beyond_yx_px
+        assert ((outside < -0.5) | (outside >= 95.5)).any(1).all()
+        assert {tuple(at) for at in (outside % 96).round(6).tolist()} <= columns
+        seen += len(outside)
+    assert seen > 5
+
+
 def test_an_exit_wave_of_another_specimen_is_refused(supported):
     recipe, (waves, facts) = supported
     with pytest.raises(CacheError, match="not of the specimen drawn from its seed"):

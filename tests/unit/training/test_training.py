@@ -11,7 +11,7 @@ from stream.cli import main
 from stream.normalize import normalize_exact
 from training.baseline import tuned_log
 from training.dataset import TrainingImages, Truth, draw_scene, photograph, validation_waves
-from training.evaluate import Score, judge, match
+from training.evaluate import Score, judge, match, pair
 from training.imaging import atom_contrast, generator_for
 from training.labels import column_map
 from training.losses import mean_squared_error, soft_cross_entropy
@@ -106,6 +106,33 @@ def test_networks_keep_their_promised_shapes(name):
     with torch.inference_mode():
         maps = network(torch.zeros(1, 1, 2 * n, 3 * n))
     assert maps.shape == (1, 2, 2 * n // network.stride, 3 * n // network.stride)
+
+
+def test_a_report_of_a_column_beyond_the_border_is_not_false_and_one_inside_stays_missed():
+    inside, outside = np.array([[0.0, 30.0], [50, 30], [50, 40]]), np.array([[-2.0, 50.0]])
+    truth = Truth(inside, np.array([5, 5, 5]), 0.02, "", beyond_yx_px=outside)
+    # the part of the column that is seen; too far from it; a column of the inside, which the border does not excuse
+    score = judge(np.array([[0.0, 51], [8, 50], [50, 30]]), truth)
+    assert (score.found, score.missed, score.false) == (1, 2, 1)
+    i, j, false = pair(np.array([[0.0, 51], [0, 31]]), truth)
+    assert (i.tolist(), j.tolist(), false.tolist()) == ([1], [0], [False, False])
+    # one report is of one column: a second beside the border is false
+    assert judge(np.array([[0.0, 50], [0, 52]]), truth).false == 1
+
+
+def test_columns_beyond_the_border_are_those_of_the_box_as_it_goes_on(cache):
+    recipe = load_recipe(cache / "recipe.toml")
+    waves = validation_waves(recipe, cache)
+    whole, part = draw_scene(waves, recipe, [3]), draw_scene(waves, recipe, [3], 64)
+    assert sum(len(truth.beyond_yx_px) for truth in part.truths) > 5
+    for truth, cut in zip(whole.truths, part.truths, strict=True):
+        around = {
+            (round(y + dy, 6), round(x + dx, 6)) for y, x in truth.yx_px for dy in (-96, 0) for dx in (-96, 0)
+        }
+        near = {at for at in around if min(at) >= -10.5 and max(at) <= 73.5}  # 0.2 nm of 0.02 nm
+        inside = {at for at in near if min(at) > -0.5 and max(at) < 63.5}
+        assert {tuple(at) for at in cut.yx_px.round(6).tolist()} == inside
+        assert {tuple(at) for at in cut.beyond_yx_px.round(6).tolist()} == near - inside
 
 
 def test_losses_are_least_at_the_label():
