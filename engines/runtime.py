@@ -6,18 +6,17 @@ and it still gives the golden output that was written when the engine was export
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
-from zipfile import BadZipFile
 
 import numpy as np
 
 from engines.build import build_plan, check_card, find_gpu, load_library, plans_folder, read_plan
 from engines.cpu import OPENERS, Run
+from engines.files import read_engine, read_golden
 from engines.gpu import (
     Bound,
     Kept,
@@ -32,7 +31,6 @@ from engines.precision import Precision, in_precision, possible_precision, toler
 Backend = Literal["openvino", "onnxruntime", "tensorrt", "torch", "onnxruntime-cuda"]
 Bind = Callable[[tuple[int, ...]], Bound]
 
-MODELS = Path(__file__).parent / "models"
 BACKENDS: tuple[Backend, ...] = (
     "openvino",
     "onnxruntime",
@@ -147,43 +145,6 @@ class Engine:
         self.close()
 
 
-def list_engines() -> list[str]:
-    """Names of the engines that come with hopscope, sorted."""
-    return sorted(path.stem for path in MODELS.glob("*.toml"))
-
-
-def read_engine(name_or_path: str | Path) -> tuple[Manifest, bytes, Path]:
-    """An engine's manifest, its ONNX file after the checksum, and where the manifest lies.
-
-    Raises
-    ------
-    EngineMismatch
-        If there is no such engine, or its files do not belong together.
-    """
-    path = _manifest_path(name_or_path)
-    manifest = Manifest.load(path)
-    return manifest, _network(path.with_name(manifest.onnx), manifest), path
-
-
-def read_golden(engine: Path, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
-    """The golden input (b, c, ny, nx) f4 and output of an engine, whose manifest lies at `engine`.
-
-    Raises
-    ------
-    EngineMismatch
-        If they are missing or damaged.
-    """
-    path = engine.with_name(manifest.golden)
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return arrays["input"], arrays["output"]
-    except (OSError, EOFError, BadZipFile, ValueError, KeyError) as error:
-        raise EngineMismatch(
-            f"engine {manifest.name} cannot be checked: expected arrays `input` and `output` in {path}, got: {error}; "
-            "restore the file, or export the engine again"
-        ) from error
-
-
 def open_engine(
     name_or_path: str | Path,
     backend: Literal["auto"] | Backend = "auto",
@@ -294,38 +255,6 @@ def _on_gpu(
         opened = OnnxRuntimeNetwork(in_precision(network, manifest, precision), device)
     kept = Kept(opened)
     return Engine(manifest, backend, kept.run, kept.bind, precision)
-
-
-def _manifest_path(name_or_path: str | Path) -> Path:
-    path = Path(name_or_path)
-    if path.suffix in (".onnx", ".toml"):
-        path = path.with_suffix(".toml")
-    elif path.name == str(name_or_path):
-        path = MODELS / f"{name_or_path}.toml"
-    if path.suffix != ".toml" or not path.is_file():
-        raise EngineMismatch(
-            f"no such engine: expected one of {', '.join(list_engines()) or '(none is installed)'}, or the path of "
-            f"an .onnx file with its manifest (.toml) beside it, got {name_or_path}; "
-            f"{path} is not there"
-        )
-    return path
-
-
-def _network(path: Path, manifest: Manifest) -> bytes:
-    """The ONNX file, after its checksum."""
-    if not path.is_file():
-        raise EngineMismatch(
-            f"engine {manifest.name} is incomplete: its manifest names {path}, which is not there; "
-            "restore the file, or install hopscope again"
-        )
-    network = path.read_bytes()
-    got = hashlib.sha256(network).hexdigest()
-    if got != manifest.sha256:
-        raise EngineMismatch(
-            f"engine {manifest.name} is not the one its manifest describes: expected SHA-256 {manifest.sha256} of "
-            f"{path}, got {got}; restore the file, or export the engine again"
-        )
-    return network
 
 
 def _prove(engine: Engine, batch: np.ndarray, expected: np.ndarray) -> None:

@@ -15,9 +15,10 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from engines.build import MOST_BATCHED_PX
+from engines.files import read_engine
 from engines.manifest import EngineMismatch, Manifest
 from engines.precision import POSSIBLE, Precision
-from engines.runtime import Engine, open_engine, read_engine
+from engines.runtime import Engine, open_engine
 from engines.work import Layer, layers, least_ms
 from stream.codecs import Encoding, encode
 from stream.columns import Columns

@@ -144,7 +144,7 @@ def build_engine(
 ) -> None:
     """Build an engine's TensorRT plan for this card, so that no session waits for it (needs the gpu extra)."""
     from engines.build import build_plan, plans_folder
-    from engines.runtime import read_engine, read_golden
+    from engines.files import read_engine, read_golden
 
     manifest, network, path = read_engine(engine)
     example, _ = read_golden(path, manifest)

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlparse
 
+from engines.files import list_engines
 from engines.manifest import EngineMismatch
-from engines.runtime import list_engines
 from stream.config import Settings
 from stream.device import Choice, Device, DeviceError, open_device
 from stream.find import open_where

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from engines.build import PLANS, find_gpu
+from engines.files import MODELS, list_engines
 from engines.manifest import EngineMismatch, Manifest
 from engines.precision import tolerance
-from engines.runtime import BACKENDS, GPU_BACKENDS, MODELS, Backend, Engine, list_engines, open_engine
+from engines.runtime import BACKENDS, GPU_BACKENDS, Backend, Engine, open_engine
 from tests.helpers.tiny_engine import make_tiny_engine, tiny_maps
 
 ENGINES = ["tiny", *list_engines()]

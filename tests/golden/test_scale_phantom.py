@@ -10,8 +10,8 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
+from engines.files import MODELS
 from engines.manifest import Manifest
-from engines.runtime import MODELS
 from stream.config import EngineSettings
 from stream.frame import CalibrationError
 from stream.phantom import Phantom

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from engines.files import MODELS
 from engines.manifest import Manifest, ZoneAxis
-from engines.runtime import MODELS
 
 GOLD = Manifest.load(MODELS / "au-on-oxide-hrtem.toml")
 GRAPHENE = ZoneAxis(name="graphene", spacings_nm=(0.2131, 0.2131), angle_deg=60)

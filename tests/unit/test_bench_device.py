@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from engines.files import read_engine
 from engines.precision import POSSIBLE
-from engines.runtime import read_engine
 from engines.work import Layer, layers, least_ms, operations
 from stream.bench_device import bench_device, compare, measure_ceilings
 from stream.bench_table import save, tables

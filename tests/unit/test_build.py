@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from engines import build
 from engines.build import build_plan, profiles, read_plan
+from engines.files import MODELS, list_engines, read_engine, read_golden
 from engines.manifest import EngineMismatch, Manifest
 from engines.precision import _as_half, in_precision, possible_precision, tolerance
-from engines.runtime import MODELS, list_engines, read_engine, read_golden
 from stream.cli import app
 from stream.cli_engines import _shapes_yx
 from tests.helpers.needs import lacking

@@ -7,7 +7,8 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
-from engines.runtime import list_engines, open_engine
+from engines.files import list_engines
+from engines.runtime import open_engine
 from stream.columns import Columns, find_columns, find_columns_watershed
 from stream.normalize import Normalizer
 from stream.phantom import Phantom

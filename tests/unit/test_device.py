@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from engines.build import PLANS, find_gpu
+from engines.files import read_engine
 from engines.precision import in_precision
-from engines.runtime import Engine, open_engine, read_engine
+from engines.runtime import Engine, open_engine
 from stream.bench_device import AGREE_F1, AGREE_PX, compare
 from stream.codecs import Encoding, WireError, decode, encode
 from stream.columns import Columns

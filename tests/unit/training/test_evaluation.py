@@ -10,8 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("abtem")
 
+from engines.files import MODELS
 from engines.manifest import Manifest
-from engines.runtime import MODELS
 from stream.columns import Columns
 from tests.helpers.tiny_recipe import write_recipe
 from training import figures

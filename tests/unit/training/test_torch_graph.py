@@ -10,10 +10,11 @@ import pytest
 
 pytest.importorskip("torch")
 
+from engines.files import read_engine
 from engines.gpu import Kept
 from engines.manifest import EngineMismatch
 from engines.precision import Precision, tolerance
-from engines.runtime import open_engine, read_engine
+from engines.runtime import open_engine
 from engines.torch_graph import TorchNetwork
 from stream.infer import ColumnFinder
 from stream.phantom import Phantom
