@@ -35,7 +35,7 @@ class Truth:
 
     `judged_atoms`: columns of fewer atoms neither count when found nor when missed. `classes` (n,) u1: 1 the first kind
     of column; None where there is one kind. `beyond_yx_px` (k, 2) f8: columns centred just outside the image, which
-    shows a part of them; a report of one is not false.
+    shows a part of them; a report of one is not false. Columns of no atoms are hidden by contamination.
     """
 
     yx_px: np.ndarray
@@ -50,6 +50,11 @@ class Truth:
     def judged(self) -> np.ndarray:
         """(n,) bool, the columns that count."""
         return self.atoms >= self.judged_atoms
+
+    @property
+    def shown_yx_px(self) -> np.ndarray:
+        """(k, 2) f8, the columns of which the image shows something, those beyond its border too."""
+        return np.concatenate([self.yx_px[self.atoms > 0], self.beyond_yx_px])
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +194,7 @@ class TrainingImages(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]
         scene = draw_scene([self._waves[i] for i in chosen], recipe, [*seed, 2], crop)
         labels = [
             column_map(
-                truth.yx_px[truth.atoms > 0],  # what contamination hides is not to be reported
+                truth.shown_yx_px,  # what contamination hides is not to be reported
                 (crop // self.stride, crop // self.stride),
                 recipe.data.label_width_angstrom / (10 * truth.sampling_nm),
                 self.stride,
@@ -222,7 +227,7 @@ def _placed(image: torch.Tensor, placing: Placing) -> torch.Tensor:
 def _inside(truth: Truth, crop_px: int, side_px: int) -> Truth:
     """The truth about the first `crop_px` rows and columns of a periodic box."""
     inside = ((truth.yx_px > -0.5) & (truth.yx_px < crop_px - 0.5)).all(1)
-    outside = beyond(truth.yx_px, crop_px, side_px, truth.sampling_nm)
+    outside = beyond(truth.yx_px[truth.atoms > 0], crop_px, side_px, truth.sampling_nm)
     return replace(truth, yx_px=truth.yx_px[inside], atoms=truth.atoms[inside], beyond_yx_px=outside)
 
 

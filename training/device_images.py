@@ -90,9 +90,9 @@ class DeviceNormalizer:
 def column_maps(
     truths: Sequence[Truth], side_px: int, width_angstrom: float, stride: int, device: torch.device
 ) -> torch.Tensor:
-    """`labels.column_map` of several images at once, without columns of no atoms: (b, side, side) f4."""
+    """`labels.column_map` of several images at once, of what they show: (b, side, side) f4."""
     at = pad_sequence(  # columns that are not there lie far away
-        [torch.from_numpy(np.ascontiguousarray(t.yx_px[t.atoms > 0], np.float32)) for t in truths],
+        [torch.from_numpy(np.ascontiguousarray(t.shown_yx_px, np.float32)) for t in truths],
         batch_first=True,
         padding_value=-1e6,
     ).to(device)

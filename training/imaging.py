@@ -32,6 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Range = tuple[float, float]
 _CARBON_PER_ANGSTROM3 = 0.1  # 2 g/cm³
+_BLOB_ANGSTROM = 0.45, 1.0  # standard deviations of a column and of its surroundings
 _ROUNDS = 16  # of drawing conditions, before none are called usable
 
 
@@ -215,11 +216,16 @@ def transfer(conditions: Conditions, energy_ev: float, spacings_angstrom: Range)
 
 
 def atom_contrast(intensity: torch.Tensor, sampling_angstrom: torch.Tensor) -> torch.Tensor:
-    """How much brighter than its surroundings within about 1 Å each pixel is, (b, ny, nx)."""
+    """How much brighter than its surroundings a blob of a column's width would be around each pixel, (b, ny, nx).
+
+    The blob's mean, not the pixel's own value: a thick column near its reversal is a dark ring with a bright point in
+    the middle, which noise hides.
+    """
     (ny, nx), device = intensity.shape[-2:], intensity.device
     q2 = torch.fft.fftfreq(ny, device=device)[:, None] ** 2 + torch.fft.rfftfreq(nx, device=device) ** 2
-    surroundings = torch.exp(-2 * math.pi**2 * q2 / sampling_angstrom[:, None, None] ** 2)
-    return intensity - torch.fft.irfft2(torch.fft.rfft2(intensity) * surroundings, s=(ny, nx))
+    q2 = q2 / sampling_angstrom[:, None, None] ** 2
+    blob, surroundings = (torch.exp(-2 * math.pi**2 * width**2 * q2) for width in _BLOB_ANGSTROM)
+    return torch.fft.irfft2(torch.fft.rfft2(intensity) * (blob - surroundings), s=(ny, nx))
 
 
 def optics(

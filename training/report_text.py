@@ -54,7 +54,8 @@ def _head(report: dict[str, Any]) -> Iterator[str]:
         f"**usable**: {usable['images']} of them ({usable['specimens']} specimens), in which "
         f"the weakest contrast transfer |T| over the spacings {finest:g} to {coarsest:g} nm is at least "
         f"{limits['least_transfer']:g} (1 is perfect, 0 a reversal){smear if kind == 'particle' else ''}; and at least "
-        f"{100 * limits['least_agreement']:g} % of the columns show one sign of contrast before noise."
+        f"{100 * limits['least_agreement']:g} % of the columns show one sign of contrast before noise "
+        "(a blob of 0.045 nm against one of 0.1 nm)."
     )
     yield ""
     yield (

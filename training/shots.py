@@ -125,6 +125,6 @@ def _columns(moved: Truth, fact: SpecimenFacts, side_px: int) -> Truth:
     n, expected = len(fact.place), len(fact.place) + len(fact.support_yx_nm)
     if len(moved.yx_px) != expected:
         raise ValueError(f"expected {expected} points in the image of a whole box, got {len(moved.yx_px)}")
-    yx_px = moved.yx_px[:n]
-    outside = beyond(yx_px, side_px, side_px, moved.sampling_nm)
-    return replace(moved, yx_px=yx_px, atoms=moved.atoms[:n], beyond_yx_px=outside)
+    yx_px, atoms = moved.yx_px[:n], moved.atoms[:n]
+    outside = beyond(yx_px[atoms > 0], side_px, side_px, moved.sampling_nm)
+    return replace(moved, yx_px=yx_px, atoms=atoms, beyond_yx_px=outside)

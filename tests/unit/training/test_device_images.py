@@ -58,7 +58,7 @@ def test_labels_of_a_batch_are_those_of_each_image():
     truths = [Truth(rng.uniform(-3, 67, (n, 2)), np.arange(n) % 3, 0.018 + n * 1e-4, "") for n in (30, 0, 7)]
     maps = column_maps(truths, 32, 0.45, 2, CPU).numpy()
     for truth, made in zip(truths, maps, strict=True):
-        expected = column_map(truth.yx_px[truth.atoms > 0], (32, 32), 0.45 / (10 * truth.sampling_nm), 2)
+        expected = column_map(truth.shown_yx_px, (32, 32), 0.45 / (10 * truth.sampling_nm), 2)
         assert np.abs(made - expected).max() < 1e-4
 
 

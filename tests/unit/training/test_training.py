@@ -90,6 +90,21 @@ def test_images_are_normalized_as_in_use_and_labels_lie_on_columns(cache):
         assert max(bright, 1 - bright) >= 0.9  # usable: the columns show one sign
 
 
+def test_a_column_is_dark_whose_bright_middle_is_but_a_point():
+    y, x = np.mgrid[:96, :96] - 48
+    r_angstrom = 0.2 * np.hypot(y, x)
+    ring = 1 - np.exp(-(r_angstrom**2) / (2 * 0.5**2)) + 1.1 * np.exp(-(r_angstrom**2) / (2 * 0.15**2))
+    images = torch.from_numpy(np.stack([ring, 2 - ring]).astype("f4"))
+    middle = atom_contrast(images, torch.full((2,), 0.2))[:, 48, 48]
+    assert (middle > 0).tolist() == [False, True]
+
+
+def test_labels_go_on_beyond_the_border_and_leave_out_what_is_hidden():
+    inside, beyond = np.array([[5.0, 5.0], [9.0, 20.0]]), np.array([[-1.0, 12.0]])
+    truth = Truth(inside, np.array([3, 0]), 0.02, "", beyond_yx_px=beyond)
+    assert truth.shown_yx_px.tolist() == [[5, 5], [-1, 12]]
+
+
 def test_a_step_is_the_same_whoever_makes_it(cache):
     recipe = load_recipe(cache / "recipe.toml")
     a, b = TrainingImages(recipe, cache, 2), TrainingImages(recipe, cache, 2)
