@@ -65,7 +65,7 @@ def run_session(
             if not headless:
                 console.print("starting (the first start compiles the numerical kernels) ...")
             supervisor.start()
-            console.print(f"the page is at [bold]{supervisor.url}[/]; Ctrl-C ends", highlight=False)
+            console.print(f"Ctrl-C ends; the page is at [bold]{supervisor.url}[/]", highlight=False)
             until_s = time.monotonic() + seconds if seconds else float("inf")
             with console.status("") as line:
                 while not stop.is_set() and not supervisor.finished and time.monotonic() < until_s:
