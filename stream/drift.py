@@ -19,6 +19,7 @@ from stream.matching import cells, match_in, nearest_in
 _GATE = 0.25  # of the spacing: a column further from a site than this is no partner of it
 _ALPHA = 0.05  # of the running mean of unpartnered points
 _LEAP = 0.2  # of the spacing, from one frame to the next: so far a lattice is easily mistaken by one column
+_NEXT = 1.7  # of the spacing: the places of the lattice beside this one
 _TURNING = 12  # matched columns needed to tell a turn
 _ENOUGH = 600  # columns looked at for that
 _CHANCE = 1.5  # standard errors of a turn that are taken for chance
@@ -176,9 +177,9 @@ def _turn(yx: np.ndarray, reference: np.ndarray, sites: tuple, centre: np.ndarra
     return turn * max(0.0, 1.0 - chance / max(turn**2, 1e-300))
 
 
-def _more(unmatched: float) -> float:
-    """A count of unmatched columns and sites that is hardly chance (2 sigma of a difference)."""
-    return unmatched + 2.0 * np.sqrt(2.0 * unmatched + 4.0)
+def _more(unmatched: float, sigmas: float) -> float:
+    """A count of unmatched columns and sites that is so many standard deviations of a difference more than usual."""
+    return unmatched + sigmas * np.sqrt(2.0 * unmatched + 4.0)
 
 
 class Drift:
@@ -233,8 +234,10 @@ class Drift:
         fit = self._fit(yx, known, self._yx_px)
         usual = self._unmatched[0]
         far = np.hypot(*(fit.shift - self._yx_px)) > _LEAP * spacing_px
-        if not fit.good or far or fit.unmatched > _more(usual):
-            fit = self._search(yx, known, fit)
+        if not fit.good or far or fit.unmatched > _more(usual, 2.0):
+            fit = self._search(yx, known, fit, self.reach_px)
+        elif fit.unmatched > _more(usual, 1.0):  # perhaps it jumped from one place of the lattice to the next
+            fit = self._search(yx, known, fit, _NEXT * spacing_px)
         if not fit.good:
             return self._give(self._yx_px, float("nan"), fit.matched, measured=False, lost=True)
         turn_rad = _turn(yx - fit.shift, reference, known.cells, self._centre - fit.shift, _GATE * spacing_px)
@@ -268,11 +271,12 @@ class Drift:
         residual_px = float(np.sqrt(square / matched)) if matched else float("nan")
         return _Fit(shift, residual_px, matched, unmatched, good)
 
-    def _search(self, yx: np.ndarray, known: _Known, near: _Fit) -> _Fit:
+    def _search(self, yx: np.ndarray, known: _Known, near: _Fit, reach_px: float) -> _Fit:
         """The best shift within reach: the most voted are settled, judged, and the smallest good one wins."""
-        thin = yx[:: 1 + len(yx) // 2000]
+        voters = 2000 if reach_px > _NEXT * known.spacing_px else 400
+        thin = yx[:: 1 + len(yx) // voters]
         bin_px = 0.5 * _GATE * known.spacing_px
-        half = int(np.ceil(self.reach_px / bin_px))
+        half = int(np.ceil(reach_px / bin_px))
         votes = _votes(np.ascontiguousarray(thin), known.yx_px, self._yx_px, half, bin_px)
         padded = np.pad(votes, 1)
         rows = padded[:-2] + padded[1:-1] + padded[2:]

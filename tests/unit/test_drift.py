@@ -133,3 +133,17 @@ def test_goes_on_from_its_state():
         np.testing.assert_array_equal(a.yx_px, b.yx_px)
         assert (a.matched, a.lost) == (b.matched, b.lost)
         assert drift.lost_frames == other.lost_frames
+
+
+def test_a_jump_from_one_place_of_the_lattice_to_the_next_is_seen_among_many_false_columns():
+    """Only the outline tells; it must soon, for after some frames new sites are learned where there are none."""
+    rng, sites = np.random.default_rng(12), particle(75)
+    wrong = []
+    for step in np.repeat([*np.array(VECTORS), *-np.array(VECTORS)], 5, axis=0):
+        drift = Drift(SHAPE)
+        for _ in range(30):
+            drift.update(columns(rng, sites, 0.0, 0.9, 60), sites, SPACING_PX)
+        for _ in range(4):
+            shift = drift.update(columns(rng, sites, step, 0.9, 60), sites, SPACING_PX)
+        wrong.append(np.hypot(*(shift.yx_px - step)) > 1.0)
+    assert np.mean(wrong) <= 0.05
