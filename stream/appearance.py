@@ -123,9 +123,13 @@ class Appearance:
         self._looked[self._newest] = observed
         patch = self._past[self._newest]
         look(picture.image, picture.to_image_px(yx_px), observed, int(self._step_px[0]), patch)
-        ratio = np.einsum("kp,kp->k", patch, self._filter) - self._offset
+        ratio = self._filtered(patch)
         doubt = np.maximum(self._excess, 1.0)
         return np.where(observed, np.clip(ratio / doubt, -_MOST, _MOST), 0.0), self._told / doubt
+
+    def _filtered(self, patch: np.ndarray) -> np.ndarray:
+        """(m,) f8, log ratios of patches (m, samples) by the matched filters, whatever noise a site is in."""
+        return np.einsum("kp,kp->k", patch, self._filter) - self._offset
 
     def skip(self) -> None:
         """A frame without a picture, or in which no site could be told."""
@@ -169,7 +173,7 @@ class Appearance:
         that should be their worth, on average."""
         told = self._told
         known = told > 0
-        ratio = np.einsum("kp,kp->k", patch, self._filter) - self._offset
+        ratio = self._filtered(patch)
         off = state[0] * (ratio + 0.5 * told) ** 2 + state[1] * (ratio - 0.5 * told) ** 2
         weight = state.sum(axis=0) * known
         keep = 1.0 - weight / np.clip(_FORGET * self._age, _SHORTEST, _MEMORY_FRAMES)

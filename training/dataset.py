@@ -129,7 +129,7 @@ def draw_scene(
         shares = agreements(atom_contrast(intensity, sampling), [truth for _, truth in moved])
         good = (shares >= recipe.imaging.min_agreement) | (attempt == _DRAWS - 1)
         side = resident.shape[-1]
-        truths |= {pending[k]: _inside(moved[k][1], crop, side) for k in np.flatnonzero(good)}
+        truths |= {pending[k]: inside(moved[k][1], crop, side) for k in np.flatnonzero(good)}
         kept = torch.from_numpy(np.flatnonzero(good)).to(device)
         shown.append((intensity[kept, :crop, :crop], conditions[kept]))
         order += [i for i, is_good in zip(pending, good, strict=True) if is_good]
@@ -224,11 +224,11 @@ def _placed(image: torch.Tensor, placing: Placing) -> torch.Tensor:
     return torch.flip(image, [axis for axis in (0, 1) if placing.mirrored[axis]])
 
 
-def _inside(truth: Truth, crop_px: int, side_px: int) -> Truth:
+def inside(truth: Truth, crop_px: int, side_px: int) -> Truth:
     """The truth about the first `crop_px` rows and columns of a periodic box."""
-    inside = ((truth.yx_px > -0.5) & (truth.yx_px < crop_px - 0.5)).all(1)
+    within = ((truth.yx_px > -0.5) & (truth.yx_px < crop_px - 0.5)).all(1)
     outside = beyond(truth.yx_px[truth.atoms > 0], crop_px, side_px, truth.sampling_nm)
-    return replace(truth, yx_px=truth.yx_px[inside], atoms=truth.atoms[inside], beyond_yx_px=outside)
+    return replace(truth, yx_px=truth.yx_px[within], atoms=truth.atoms[within], beyond_yx_px=outside)
 
 
 def beyond(yx_px: np.ndarray, crop_px: int, side_px: int, sampling_nm: float) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from training.dataset import Truth, agreements, beyond, draw_scene, exposures
+from training.dataset import Truth, agreements, draw_scene, exposures, inside
 from training.evaluate import VALIDATION
 from training.exitwave import CacheError, ExitWave
 from training.facts import SpecimenFacts
@@ -125,6 +125,4 @@ def _columns(moved: Truth, fact: SpecimenFacts, side_px: int) -> Truth:
     n, expected = len(fact.place), len(fact.place) + len(fact.support_yx_nm)
     if len(moved.yx_px) != expected:
         raise ValueError(f"expected {expected} points in the image of a whole box, got {len(moved.yx_px)}")
-    yx_px, atoms = moved.yx_px[:n], moved.atoms[:n]
-    outside = beyond(yx_px[atoms > 0], side_px, side_px, moved.sampling_nm)
-    return replace(moved, yx_px=yx_px, atoms=atoms, beyond_yx_px=outside)
+    return inside(replace(moved, yx_px=moved.yx_px[:n], atoms=moved.atoms[:n]), side_px, side_px)
