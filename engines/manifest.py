@@ -80,6 +80,7 @@ class Manifest(BaseModel):
     min_distance_nm : two columns nearer than this are one, in nm.
     precision : arithmetic written into the ONNX file.
     recipe, commit : training recipe, and the commit of this project it was trained with.
+    begun_with : trainings whose weights it was begun with, the first of them first; empty for one from nothing.
     licence : of the weights.
     zone_axes : of the material, and of what lies beside it: the ruler where a picture has no pixel size. Empty for an
         engine that was not made for a material.
@@ -110,6 +111,7 @@ class Manifest(BaseModel):
     precision: Literal["fp32", "fp16", "int8"]
     recipe: str
     commit: str
+    begun_with: tuple[str, ...] = ()
     licence: str
     zone_axes: tuple[ZoneAxis, ...] = ()
     nominal_spacing_px: PositiveFloat | None = None

@@ -1,8 +1,8 @@
 """A series looked at again when its end is known: occupancy given all frames, and rates of the highest likelihood.
 
 While frames come in, a site's rates are guessed from what was made of the frames before, and a switch must be told
-from a few frames after it. Afterwards neither is needed: the rates of each site are those that make its evidence
-likeliest (`stream.likelihood`), and its occupancy is smoothed forward and backward over the whole series.
+from a few frames after it. Afterwards neither is needed: the rates are those that make the evidence of all sites
+likeliest (`stream.together`), and occupancy is smoothed forward and backward over the whole series.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Protocol
 import numpy as np
 
 from stream.hopping import Hop, Hopping
-from stream.likelihood import Grid, Histories, equilibrium, estimate, filtered, there_and_back, windows
-from stream.markov import couple, switching
+from stream.likelihood import Grid, Histories
 from stream.occupancy import FAST, Occupancy, Smoothed
+from stream.together import Switching, estimate_together, smoothed_together
 
 
 class Kept(Histories, Protocol):
@@ -61,11 +61,12 @@ def look_again(histories: Kept, neighbours: np.ndarray, period_s: float) -> Hind
             f"there is nothing to look at again: got {len(histories.frame)} frames and {histories.sites} sites"
         )
     grid = Grid.of(histories.t_ns, period_s)
-    chance, worth = estimate(histories, grid)
+    rates = estimate_together(histories, grid, neighbours)
+    chance = rates.chance
     hopping, events = Hopping(period_s), []
     time_s = np.zeros((2, histories.sites))
     p = np.full(histories.sites, 0.5)
-    for smoothed in _smooth(histories, grid, chance, neighbours):
+    for smoothed in _smooth(histories, grid, neighbours, rates.switching):
         hopping.see(np.zeros(histories.sites, np.uint8))
         events += hopping.update(smoothed, neighbours)
         p = smoothed.p_occupied
@@ -80,31 +81,23 @@ def look_again(histories: Kept, neighbours: np.ndarray, period_s: float) -> Hind
         departures=chance[1] * occupied_s / period_s,
         fast=np.any(-np.log1p(-np.minimum(chance, 0.999)) > FAST, axis=0),
         version=len(histories.frame),
-        worth=worth,
+        worth=rates.worth,
     )
     return Hindsight(occupancy, hopping, events)
 
 
-def _smooth(histories: Kept, grid: Grid, chance: np.ndarray, neighbours: np.ndarray) -> Iterator[Smoothed]:
-    """Every frame, given all; columns are conserved between neighbouring sites."""
-    p = equilibrium(chance)  # filtered P(occupied) before the window
-    for window in windows(histories, grid, chance):
+def _smooth(histories: Kept, grid: Grid, neighbours: np.ndarray, switching: Switching) -> Iterator[Smoothed]:
+    """Every frame, given all."""
+    for window, posterior in smoothed_together(histories, grid, neighbours, switching):
         first, last = window.first, window.last
-        beside = np.zeros((2, *window.ratio.shape))
-        couple(neighbours, window.alone, beside)
-        switching(window.arrive, window.leave, beside)
-        together = np.empty_like(window.alone)
-        come, go = beside[0], beside[1]
-        there_and_back(window.ratio, come, go, p, together)
-        smoothed = together[0][window.rows[: last - first]]
-        histories.keep_smoothed(first, smoothed)
-        p = filtered(window.ratio[: window.kept + 1], come, go, p)
+        p = posterior[0][window.rows[: last - first]]
+        histories.keep_smoothed(first, p)
         for k in range(first, last):
             elapsed_s = (histories.t_ns[k] - histories.t_ns[max(k - 1, 0)]) * 1e-9
             yield Smoothed(
                 int(histories.frame[k]),
                 int(histories.t_ns[k]),
                 float(elapsed_s),
-                smoothed[k - first],
+                p[k - first],
                 np.isfinite(window.log_ratio[k - first]),
             )

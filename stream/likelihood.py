@@ -153,7 +153,7 @@ def _likeliest(ratio: np.ndarray, steps: np.ndarray, mean: np.ndarray, chance: n
 
 def _count(ratio: np.ndarray, steps: np.ndarray, chance: np.ndarray) -> np.ndarray:
     """(4, b) f8: arrivals, departures, frames empty and occupied before a frame, expected given all the evidence."""
-    arrive, leave = _over(steps, chance)
+    arrive, leave = over(steps, chance)
     out = np.empty((3, *ratio.shape))
     there_and_back(ratio, arrive, leave, chance[0] / chance.sum(axis=0), out)
     p, up, down = out[0], out[1], out[2]
@@ -193,11 +193,19 @@ def _worth(ratio: np.ndarray, steps: np.ndarray, chance: np.ndarray, counted: np
     return np.where((determinant > 0) & (a > 0) & np.isfinite(worth), worth, 0.0)
 
 
-def _over(steps: np.ndarray, chance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(rows, m) each: chances to arrive and to leave over each row's steps, from those over one (2, m)."""
-    together = chance.sum(axis=0)
-    share = np.where(steps[:, None] == 1, 1.0, (1 - (1 - together) ** steps[:, None]) / together)
-    return chance[0] * share, chance[1] * share
+def over(steps: np.ndarray, chance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, m) each: chances to arrive and to leave over each row's steps, from those over one: (2, m), or (2, rows,
+    m) of every row."""
+    arrive, leave = np.broadcast_to(
+        chance[:, None] if chance.ndim == 2 else chance, (2, len(steps), chance.shape[-1])
+    )
+    arrive, leave = arrive.copy(), leave.copy()
+    long = steps > 1
+    together = arrive[long] + leave[long]
+    share = (1 - (1 - together) ** steps[long, None]) / together
+    arrive[long] *= share
+    leave[long] *= share
+    return arrive, leave
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +259,7 @@ def windows(histories: Histories, grid: Grid, chance: np.ndarray) -> Iterator[Wi
         steps = np.concatenate([[1], grid.steps[before : before + len(ratio) - 1]])
         if first == 0:
             steps[1] = 1
-        arrive, leave = _over(steps, chance)
+        arrive, leave = over(steps, chance)
         alone = np.empty((3, *ratio.shape))
         there_and_back(ratio, arrive, leave, p, alone)
         window = Window(first, last, rows, log_ratio, ratio, arrive, leave, steps, alone)
@@ -264,19 +272,23 @@ def equilibrium(chance: np.ndarray) -> np.ndarray:
     return chance[0] / np.maximum(chance.sum(axis=0), 1e-12)
 
 
-@njit(cache=True, nogil=True)
+# In these two the sites are the inner loop, and nothing branches in it: eight of them go at once.
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def filtered(ratio, arrive, leave, start):
     """P(occupied) in the last row given all rows (rows, m), `start` (m,) being that in row 0."""
     p = start.copy()
     for t in range(1, len(ratio)):
+        told, come, go = ratio[t], arrive[t], leave[t]
         for k in range(len(p)):
-            ahead = p[k] * (1.0 - leave[t, k]) + (1.0 - p[k]) * arrive[t, k]
-            weight = ahead * ratio[t, k]
+            ahead = p[k] * (1.0 - go[k]) + (1.0 - p[k]) * come[k]
+            weight = ahead * told[k]
             p[k] = weight / (weight + 1.0 - ahead)
     return p
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def there_and_back(ratio, arrive, leave, start, out):
     """Forward and backward over all rows, each site for itself.
 
@@ -285,29 +297,32 @@ def there_and_back(ratio, arrive, leave, start, out):
     P(occupied), P(arrived) and P(left) since the row before, given everything.
     """
     rows, m = ratio.shape
-    p, up, down = out[0], out[1], out[2]
-    for t in range(rows):
+    for k in range(m):
+        weight = start[k] * ratio[0, k]
+        out[0, 0, k] = weight / (weight + 1.0 - start[k])
+        out[1, 0, k] = out[2, 0, k] = 0.0
+    for t in range(1, rows):
+        before, here, told, come, go = out[0, t - 1], out[0, t], ratio[t], arrive[t], leave[t]
         for k in range(m):
-            ahead = start[k]
-            if t > 0:
-                ahead = p[t - 1, k] * (1.0 - leave[t, k]) + (1.0 - p[t - 1, k]) * arrive[t, k]
-            weight = ahead * ratio[t, k]
-            p[t, k] = weight / (weight + 1.0 - ahead)
+            ahead = before[k] * (1.0 - go[k]) + (1.0 - before[k]) * come[k]
+            weight = ahead * told[k]
+            here[k] = weight / (weight + 1.0 - ahead)
     later = np.ones(m)  # P(later evidence | occupied) / P(... | empty)
-    up[0], down[0] = 0.0, 0.0
-    for t in range(rows - 1, -1, -1):
+    for t in range(rows - 1, 0, -1):
+        before, here, up, down = out[0, t - 1], out[0, t], out[1, t], out[2, t]
+        told, come, go = ratio[t], arrive[t], leave[t]
         for k in range(m):
-            odds = p[t, k] * later[k]
-            here = odds / (odds + 1.0 - p[t, k])
-            if t > 0:
-                before, weight = p[t - 1, k], ratio[t, k] * later[k]
-                filled, emptied = (1.0 - before) * arrive[t, k] * weight, before * leave[t, k]
-                stayed = before * (1.0 - leave[t, k]) * weight + (1.0 - before) * (1.0 - arrive[t, k])
-                up[t, k] = filled / (filled + emptied + stayed)
-                down[t, k] = emptied / (filled + emptied + stayed)
-                later[k] = (1.0 - leave[t, k]) * weight + leave[t, k]
-                later[k] /= arrive[t, k] * weight + 1.0 - arrive[t, k]
-            p[t, k] = here
+            odds = here[k] * later[k]
+            here[k] = odds / (odds + 1.0 - here[k])
+            weight = told[k] * later[k]
+            filled, emptied = (1.0 - before[k]) * come[k] * weight, before[k] * go[k]
+            stayed = before[k] * (1.0 - go[k]) * weight + (1.0 - before[k]) * (1.0 - come[k])
+            up[k] = filled / (filled + emptied + stayed)
+            down[k] = emptied / (filled + emptied + stayed)
+            later[k] = ((1.0 - go[k]) * weight + go[k]) / (come[k] * weight + 1.0 - come[k])
+    for k in range(m):
+        odds = out[0, 0, k] * later[k]
+        out[0, 0, k] = odds / (odds + 1.0 - out[0, 0, k])
 
 
 def _odds(log_ratio: np.ndarray) -> np.ndarray:

@@ -10,8 +10,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-_ALONE = 0.2  # of a site's switches, the share that no neighbour's switch explains: a guess, not critical
 _NEGLIGIBLE = 1e-4
+_ALONE, _PRIOR_ALONE = (
+    0.2,
+    20.0,
+)  # the share of switches that no neighbour's explains: at first, its weight in switches
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -84,30 +87,58 @@ def couple(neighbours, alone, out):
 
 
 @njit(cache=True, nogil=True)
-def switching(arrive, leave, beside):
-    """Turn `beside` (2, rows, m), as `couple` fills it, into the chances of a site to fill and to empty."""
+def switching(arrive, leave, alone, beside):
+    """Turn `beside` (2, rows, m), as `couple` fills it, into the chances of a site to fill and to empty.
+
+    `alone` (m,): of a site's switches, the share that no neighbour's switch explains.
+    """
     for w in range(beside.shape[1]):
         for k in range(beside.shape[2]):
             beside[0, w, k], beside[1, w, k] = _switches(
-                arrive[w, k], leave[w, k], beside[0, w, k], beside[1, w, k]
+                arrive[w, k], leave[w, k], alone[k], beside[0, w, k], beside[1, w, k]
             )
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _switches(arrive, leave, inflow, outflow):
-    """Chances to fill and to empty: by itself, or because a neighbour did the opposite."""
-    alone = _ALONE + (1.0 - _ALONE) * (arrive + leave)  # all, once in equilibrium
-    come, go = alone * arrive, alone * leave
-    return come + (1.0 - come) * min(inflow, 0.5), go + (1.0 - go) * min(outflow, 0.5)
+def share_alone(explained: np.ndarray) -> float:
+    """Of all switches, the share that no neighbour's opposite explains, by those (2,) counted: such ones, and all."""
+    return float((explained[0] + _PRIOR_ALONE * _ALONE) / (explained[1] + _PRIOR_ALONE))
+
+
+def alone_of(neighbours: np.ndarray, share: float) -> np.ndarray:
+    """(m,) f8, that share of each site: all of them, where there are no neighbours (m, k)."""
+    return np.where((neighbours >= 0).any(axis=1), share, 1.0)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def smooth(slots, arrive, leave, ratio, beside, start, out):
+def explain(arrive, leave, alone, beside, smoothed, explained):
+    """Add to `explained` (2,) the switches of one frame that no neighbour's explains, and all.
+
+    `arrive`, `leave`, `alone` (m,) and `beside` (2, m) as `switching` takes them; `smoothed` (3, m) as `smooth` fills
+    it.
+    """
+    for k in range(len(alone)):
+        come, go = _switches(arrive[k], leave[k], alone[k], beside[0, k], beside[1, k])
+        up, down = smoothed[1, k], smoothed[2, k]
+        explained[0] += up * min(alone[k] * arrive[k] / come, 1.0) + down * min(alone[k] * leave[k] / go, 1.0)
+        explained[1] += up + down
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _switches(arrive, leave, alone, inflow, outflow):
+    """Chances to fill and to empty: by itself, or because a neighbour did the opposite."""
+    beside = 1.0 - alone
+    by_itself = alone + beside * (arrive + leave)  # all, once in equilibrium
+    come, go = by_itself * arrive, by_itself * leave
+    return come + (1.0 - come) * min(beside * inflow, 0.5), go + (1.0 - go) * min(beside * outflow, 0.5)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def smooth(slots, arrive, leave, ratio, alone, beside, start, out):
     """Smooth the second of `slots` with all later ones, switches being likelier where one beside is.
 
-    `beside` (2, slots, m) as `couple` fills it. `start` (m,), P(occupied) in the first slot given its
-    past, moves on to the second. Fills `out` (3, m): P(occupied) in the second, and the probabilities
-    that a column arrived or left between the two.
+    `alone` (m,) as for `switching`, `beside` (2, slots, m) as `couple` fills it. `start` (m,), P(occupied) in the
+    first slot given its past, moves on to the second. Fills `out` (3, m): P(occupied) in the second, and the
+    probabilities that a column arrived or left between the two.
     """
     m = len(start)
     p, up, down = out[0], out[1], out[2]
@@ -116,7 +147,7 @@ def smooth(slots, arrive, leave, ratio, beside, start, out):
         s = slots[w]
         inward, outward, told = beside[0, w], beside[1, w], ratio[s]
         for k in range(m):
-            come, go = _switches(arrive[s, k], leave[s, k], inward[k], outward[k])
+            come, go = _switches(arrive[s, k], leave[s, k], alone[k], inward[k], outward[k])
             weight = told[k] * later[k]
             on, off = (1.0 - go) * weight + go, come * weight + 1.0 - come
             if w > 1:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stream.markov import advance, couple, look_back, smooth, tally
+from stream.markov import advance, alone_of, couple, explain, look_back, share_alone, smooth, tally
 
 _FASTEST, _SLOWEST = 20.0, 0.1  # a site's rates stay within these multiples of the start value
 _PRIOR_SWITCHES = 1.0  # weight of the start value against a site's own record, in switches
@@ -103,6 +103,7 @@ class OccupancyFilter:
         self._observed = np.empty((self._slots, 0), np.bool_)
         self._time_s = np.empty((2, 0))  # observed, occupied
         self._switches = np.empty((2, 0))  # expected arrivals and departures
+        self._explained = np.zeros(2)  # switches that no neighbour's explains, and all
         self._recent = np.empty((2, 2, 0))  # expected switches, and time at risk of them in s; the past fades
         self._resting = np.empty(0, np.bool_)  # sites that nobody looks at
         self._scratch = np.empty(
@@ -299,7 +300,9 @@ class OccupancyFilter:
         beside[:] = 0.0
         couple(neighbours, alone, beside)
         together = np.empty((3, len(self)))
-        smooth(slots, self._arrive, self._leave, self._ratio, beside, self._settled, together)
+        of_itself = alone_of(neighbours, share_alone(self._explained))
+        smooth(slots, self._arrive, self._leave, self._ratio, of_itself, beside, self._settled, together)
+        explain(self._arrive[now], self._leave[now], of_itself, beside[:, 1], together, self._explained)
         observed = self._observed[now].copy()
         # across a gap, only the share of the switches that falls into observed time
         share = min(1.0, self.frame_period_s / self._elapsed_s[now])
@@ -312,7 +315,7 @@ class OccupancyFilter:
 
     _FIELDS = (
         *("_when", "_elapsed_s", "_forward", "_arrive", "_leave", "_ratio"),
-        *("_observed", "_settled", "_time_s", "_switches", "_recent", "_resting"),
+        *("_observed", "_settled", "_time_s", "_switches", "_explained", "_recent", "_resting"),
     )
 
     def state(self) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
 """How often every site switched between two times, and how long it could have: what rates are made of.
 
 Where a result holds what every frame says of every site, the switches are those expected given all frames, at the rates
-that make the evidence likeliest (`stream.likelihood`): of the whole series as the replay found them, of a range of
+that make the evidence likeliest (`stream.together`): of the whole series as the replay found them, of a range of
 time from its frames alone. Otherwise, and of older results, they are the events, counted from dwells: at low dose and
 high rates fewer than there were. Which it was is in `Counts.source`.
 
@@ -20,9 +20,10 @@ from numba import njit
 
 from stream.dwells import by_coordination, cut, seconds, site_dwells
 from stream.frame import RecordingError
-from stream.likelihood import Grid, Stretch, estimate, windows
+from stream.likelihood import Grid, Stretch
 from stream.poisson import hidden
 from stream.session import Evidence, Session
+from stream.together import Rates, estimate_together, smoothed_together
 
 KINDS = ("event", "arrival", "departure", "hop")  # per time observed, empty, occupied, occupied
 Source = Literal["likelihood", "events"]
@@ -177,9 +178,14 @@ def _fit(part: Part, evidence: Evidence) -> _Fit:
     elif len(some.frame) < 2:
         chance, worth, time_s = np.zeros((2, len(sites))), np.ones(len(sites)), np.zeros((2, len(sites)))
     else:
-        chance, worth = estimate(some, Grid.of(some.t_ns, session.period_s))
+        found = _estimated(part, some)
+        chance, worth = found.chance, found.worth
         time_s = _time_s(part, evidence)
     return _Fit(chance, worth, np.where(session.merged_into >= 0, 0.0, time_s))
+
+
+def _estimated(part: Part, some: Stretch) -> Rates:
+    return estimate_together(some, Grid.of(some.t_ns, part.session.period_s), part.session.neighbours)
 
 
 def _time_s(part: Part, evidence: Evidence) -> np.ndarray:
@@ -224,7 +230,9 @@ def _shared_out(part: Part, evidence: Evidence, fit: _Fit) -> np.ndarray:
     if len(some.frame) < 2:
         return total
     never = fit.time_s.sum(axis=0) == 0
-    for window in windows(some, Grid.of(some.t_ns, part.session.period_s), fit.chance):
+    grid = Grid.of(some.t_ns, part.session.period_s)
+    switching = _estimated(part, some).switching
+    for window, posterior in smoothed_together(some, grid, neighbours, switching):
         first = max(window.first, 1)  # nothing is known of before the first frame
         before = slice(part.rows.start + first - 1, part.rows.start + window.last - 1)
         beside = np.where(never, 0.0, evidence.smoothed(before, slice(0, evidence.sites)))
@@ -232,7 +240,7 @@ def _shared_out(part: Part, evidence: Evidence, fit: _Fit) -> np.ndarray:
         rows = window.rows[frames]
         # across a long gap nobody knows which neighbours there were
         told = np.isfinite(window.log_ratio[frames]) & (window.steps[rows] == 1)[:, None]
-        p, up, down = window.alone
+        p, up, down = posterior
         _share_out(p[rows - 1], up[rows], down[rows], told, np.nan_to_num(beside), neighbours, total)
     all_ = total.sum(axis=1, keepdims=True)
     return np.divide(total, all_, out=np.zeros_like(total), where=all_ > 0)

@@ -24,6 +24,7 @@ class Checkpoint:
     """A network as trained so far, with the recipe it follows and all that is needed to go on.
 
     `best_f1` and `stale` are the early stopping's (`curves.EarlyStopping`), `processes` how many trained together.
+    `begun_with` tells the trainings whose weights this one began with, the first of them first.
     """
 
     recipe: Recipe
@@ -35,6 +36,14 @@ class Checkpoint:
     best_f1: float = -1.0
     stale: int = 0
     processes: int = 1
+    begun_with: tuple[str, ...] = ()
+
+    @property
+    def lineage(self) -> tuple[str, ...]:
+        """What a training that begins with these weights is `begun_with`."""
+        recipe = self.recipe
+        mine = f"{recipe.name}, seed {recipe.train.seed}, {self.step} steps, commit {self.commit}"
+        return (*self.begun_with, mine)
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all."""

@@ -29,6 +29,7 @@ class Descent:
         network = build_network(settings.network, classes=len(recipe.classes)).to(
             memory_format=torch.channels_last
         )
+        self.begun_with = start.begun_with if start else ()
         if start is None and start_from is not None:
             former = Checkpoint.load(start_from)
             held, wanted = ((r.train.network, len(r.classes)) for r in (former.recipe, recipe))
@@ -38,6 +39,7 @@ class Descent:
                     f"{wanted[1]}: start from a checkpoint of the same network"
                 )
             network.load_state_dict(former.network)
+            self.begun_with = former.lineage
         elif start is not None:
             network.load_state_dict(start.network)
         self.network = network.to(ranks.device)
@@ -107,4 +109,5 @@ class Descent:
             self.stopping.best_f1,
             self.stopping.stale,
             self.ranks.count,
+            self.begun_with,
         )

@@ -176,6 +176,7 @@ def _finish(path: Path, trained: Checkpoint, precision: str, judged: Shown) -> P
         precision=precision,  # type: ignore[arg-type]
         recipe=recipe.name,
         commit=trained.commit,
+        begun_with=trained.begun_with,
         licence=recipe.engine.licence,
         zone_axes=known_zone_axes(recipe.lattice if recipe.stem else recipe.specimen),
         nominal_spacing_px=recipe.engine.nominal_spacing_px,

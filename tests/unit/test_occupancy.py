@@ -7,7 +7,6 @@ from itertools import product
 import numpy as np
 import pytest
 
-from stream import markov
 from stream.emission import Emission
 from stream.occupancy import OccupancyFilter, Smoothed
 from stream.places import DETECTED, MISSED, UNOBSERVED
@@ -16,14 +15,13 @@ PERIOD_S, RATE_HZ = 0.1, 0.4
 ALONE = np.empty((1, 0), np.int64)  # a site without neighbours
 
 
-def enumerate_histories(times_s, log_ratio, alone=None):
+def enumerate_histories(times_s, log_ratio):
     """P(occupied) at each frame given all frames, and at the last given all, by summing over all histories.
 
-    Between frames, rates of RATE_HZ either way; `alone` scales the switches as the smoother does.
+    Between frames, rates of RATE_HZ either way.
     """
     steps = np.diff(times_s, prepend=times_s[0] - PERIOD_S)
-    relaxed = 1.0 - np.exp(-2 * RATE_HZ * steps)
-    switch = 0.5 * relaxed * (1.0 if alone is None else alone + (1.0 - alone) * relaxed)
+    switch = 0.5 * (1.0 - np.exp(-2 * RATE_HZ * steps))
     states = np.array(list(product((0, 1), repeat=len(times_s) + 1)))  # the first, before all frames: 1/2
     changed = states[:, 1:] != states[:, :-1]
     weight = np.where(changed, switch, 1.0 - switch).prod(axis=1) * np.exp(states[:, 1:] @ log_ratio)
@@ -49,7 +47,7 @@ def test_filter_and_smoother_agree_with_all_histories(seed):
     filtered, smoothed = one_site(times_s, log_ratio, lag=12)
     exact = [enumerate_histories(times_s[: n + 1], log_ratio[: n + 1])[-1] for n in range(9)]
     np.testing.assert_allclose(filtered, exact, rtol=1e-9)
-    exact = enumerate_histories(times_s, log_ratio, alone=markov._ALONE)
+    exact = enumerate_histories(times_s, log_ratio)
     np.testing.assert_allclose([s.p_occupied[0] for s in smoothed], exact, rtol=1e-9)
 
 
@@ -59,10 +57,10 @@ def test_the_smoother_uses_the_next_lag_frames_and_no_more():
     _, smoothed = one_site(times_s, log_ratio, lag=3)
     assert [s.frame for s in smoothed] == list(range(8))
     for n in range(3):  # later frames have learned rates
-        exact = enumerate_histories(times_s[: n + 4], log_ratio[: n + 4], alone=markov._ALONE)[n]
+        exact = enumerate_histories(times_s[: n + 4], log_ratio[: n + 4])[n]
         assert smoothed[n].p_occupied[0] == pytest.approx(exact, rel=0.02)
     assert smoothed[0].p_occupied[0] == pytest.approx(
-        enumerate_histories(times_s[:4], log_ratio[:4], alone=markov._ALONE)[0], rel=1e-9
+        enumerate_histories(times_s[:4], log_ratio[:4])[0], rel=1e-9
     )
 
 

@@ -143,6 +143,11 @@ def test_stem_images_train_a_network_of_several_classes(tmp_path):
     (row,) = rows(tmp_path / "whole/validation.csv")
     assert list(row) == ["step", "f1_10000_e_angstrom2", "f1_1000_e_angstrom2"]
     assert (tmp_path / "whole/samples/step-000002.png").exists()
+    further = run(
+        recipe, tmp_path / "further", cache=cache, start_from=tmp_path / "whole/checkpoint.pt", seed=3
+    )
+    assert Checkpoint.load(further).begun_with == whole.lineage
+    assert "seed 0, 2 steps, commit " in whole.lineage[0]
     with pytest.raises(TrainingError, match="of 4 classes, this recipe trains a slim16_s2 of 1"):
         run(write_recipe(tmp_path), tmp_path / "other", start_from=tmp_path / "whole/checkpoint.pt")
 
