@@ -11,10 +11,8 @@ import numpy as np
 from numba import njit
 
 _NEGLIGIBLE = 1e-4
-_ALONE, _PRIOR_ALONE = (
-    0.2,
-    20.0,
-)  # the share of switches that no neighbour's explains: at first, its weight in switches
+_ALONE = 0.2  # the share of switches that no neighbour's explains, assumed at first
+_PRIOR_ALONE = 100.0  # its weight, in switches
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
