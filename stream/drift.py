@@ -80,18 +80,26 @@ def _turn_each(yx, turn_rad, centre):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _votes(yx, reference, centre, half, bin_px):
-    """2-D histogram of all differences yx - reference within `half` bins of `centre`."""
+def _votes(yx, sites, centre, half, bin_px):
+    """2-D histogram of all differences of `yx` and the sites within `half` bins of `centre`.
+
+    `sites` are the `cells` of the reference.
+    """
     side = 2 * half + 1
     histogram = np.zeros((side, side), np.int32)
-    y0, x0 = centre[0] / bin_px - 0.5 - half, centre[1] / bin_px - 0.5 - half
-    reference = reference / bin_px
+    _, start, ny, nx, y0, x0, size, ordered = sites
+    y0, x0, size, ordered = y0 / bin_px, x0 / bin_px, size / bin_px, ordered / bin_px
+    reach = half + 0.5
     for i in range(len(yx)):
-        y, x = yx[i, 0] / bin_px - y0, yx[i, 1] / bin_px - x0
-        for j in range(len(reference)):
-            by, bx = y - reference[j, 0], x - reference[j, 1]
-            if 0 <= by < side and 0 <= bx < side:
-                histogram[int(by), int(bx)] += 1
+        y, x = (yx[i, 0] - centre[0]) / bin_px, (yx[i, 1] - centre[1]) / bin_px
+        xa, xb = max(int((x - reach - x0) / size), 0), min(int(max(x + reach - x0, -size) / size) + 1, nx)
+        if xa >= xb:
+            continue
+        for cy in range(max(int((y - reach - y0) / size), 0), min(int(max(y + reach - y0, -size) / size) + 1, ny)):
+            for k in range(start[cy * nx + xa], start[cy * nx + xb]):
+                by, bx = y - ordered[k, 0] + reach, x - ordered[k, 1] + reach
+                if 0 <= by < side and 0 <= bx < side:
+                    histogram[int(by), int(bx)] += 1
     return histogram
 
 
@@ -277,7 +285,7 @@ class Drift:
         thin = yx[:: 1 + len(yx) // voters]
         bin_px = 0.5 * _GATE * known.spacing_px
         half = int(np.ceil(reach_px / bin_px))
-        votes = _votes(np.ascontiguousarray(thin), known.yx_px, self._yx_px, half, bin_px)
+        votes = _votes(np.ascontiguousarray(thin), known.cells, self._yx_px, half, bin_px)
         padded = np.pad(votes, 1)
         rows = padded[:-2] + padded[1:-1] + padded[2:]
         votes = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
