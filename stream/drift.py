@@ -80,6 +80,13 @@ def _turn_each(yx, turn_rad, centre):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _within(value, reach, origin, size, count):
+    """The cells that hold what lies within `reach` of `value` along one axis, as a half-open range."""
+    first, last = np.floor((value - reach - origin) / size), np.floor((value + reach - origin) / size)
+    return max(int(first), 0), min(int(last) + 1, count)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _votes(yx, sites, centre, half, bin_px):
     """2-D histogram of all differences of `yx` and the sites within `half` bins of `centre`.
 
@@ -92,10 +99,11 @@ def _votes(yx, sites, centre, half, bin_px):
     reach = half + 0.5
     for i in range(len(yx)):
         y, x = (yx[i, 0] - centre[0]) / bin_px, (yx[i, 1] - centre[1]) / bin_px
-        xa, xb = max(int((x - reach - x0) / size), 0), min(int(max(x + reach - x0, -size) / size) + 1, nx)
+        ya, yb = _within(y, reach, y0, size, ny)
+        xa, xb = _within(x, reach, x0, size, nx)
         if xa >= xb:
             continue
-        for cy in range(max(int((y - reach - y0) / size), 0), min(int(max(y + reach - y0, -size) / size) + 1, ny)):
+        for cy in range(ya, yb):
             for k in range(start[cy * nx + xa], start[cy * nx + xb]):
                 by, bx = y - ordered[k, 0] + reach, x - ordered[k, 1] + reach
                 if 0 <= by < side and 0 <= bx < side:
