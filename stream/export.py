@@ -9,8 +9,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from stream.drift import turned
 from stream.frame import RecordingError
+from stream.rigid import turned
 from stream.tables import TABLES, read_table
 from stream.tracks import Points, certain_radius_px, link, write_tracks
 

@@ -13,13 +13,13 @@ import h5py
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from stream.drift import turned
 from stream.figures import FONT, round_length
 from stream.files import open_recording
 from stream.files.source import FileSource
 from stream.frame import Frame, RecordingError, WireError
 from stream.mp4 import Mp4File
 from stream.paint import paint_arrows, paint_discs
+from stream.rigid import turned
 from stream.session import Session, read_session
 from stream.webm import WebmFile
 

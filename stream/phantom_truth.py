@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stream.drift import turned
+from stream.rigid import turned
 
 
 @dataclass(frozen=True)

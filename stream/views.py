@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from stream.drift import turned
 from stream.places import GATE, MISSED, UNOBSERVED
+from stream.rigid import turned
 
 _MARGIN = 0.5  # of the spacing: nearer to the border, detection is not to be trusted
 _BLIND = 0.25  # of the pixels around a place: if so many are bad, it is not seen

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stream.drift import Drift, turned
+from stream.drift import Drift
+from stream.rigid import turned
 from tests.helpers.detections import SPACING_PX, particle, walk
 
 SHAPE = (512, 512)
