@@ -64,7 +64,7 @@ def evaluate_stem_engine(
                     i, j, _ = pair(columns.yx_px.astype(np.float64), truth)
                     reported = np.zeros(len(truth.yx_px), np.int64)
                     reported[j] = columns.kind[i]
-                    np.add.at(confusion[dose], (scene.kind[truth.judged] - 1, reported[truth.judged]), 1)
+                    np.add.at(confusion[dose], (truth.classes[truth.judged] - 1, reported[truth.judged]), 1)
                     if n < log_images:
                         scores["log", dose].append(tuned_log(seen, truth))
         on_shot()

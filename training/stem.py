@@ -84,7 +84,9 @@ class StemScene:
     ----------
     signal : (ny, nx) f4, in typical bright columns, background included.
     resampler : to the engine's pixels.
-    yx_px : (n, 2) f8, columns as imaged, in the engine's pixels.
+    yx_px : (n, 2) f8, columns as imaged, in the engine's pixels; also those centred up to half a spacing beyond the
+        border, of which a part is seen.
+    inside : (n,) bool, those that are centred in the image.
     contrast : (n,) f8, of each at its own place (`StemSettings.least_contrast`).
     kind : (n,) u1, its class, 1 the first.
     spacing_px : between nearest strong columns, in the engine's pixels.
@@ -97,6 +99,7 @@ class StemScene:
     signal: np.ndarray
     resampler: Resampler
     yx_px: np.ndarray
+    inside: np.ndarray
     contrast: np.ndarray
     kind: np.ndarray
     spacing_px: float
@@ -137,7 +140,9 @@ def draw_scene(
     signal = read(image, y_of_row + _MARGIN_PX, x_of_pixel + _MARGIN_PX) / _typical(crystal, image)
     contrast = _contrast(signal, yx)
     inside = ((yx > -0.5) & (yx < side - 0.5)).all(1)
-    inside &= contrast >= settings.least_contrast[0]
+    beyond = ~inside & (np.maximum(-0.5 - yx, yx - side + 0.5).max(1) < crystal.spacing_px / 2)
+    contrast[beyond] = _contrast(image, crystal.yx_px)[beyond] / _typical(crystal, image)
+    shown = (inside | beyond) & (contrast >= settings.least_contrast[0])
     signal = _with_background(signal, sigma, settings, rng)
     if dark:
         depth = rng.uniform(0.15, 0.5)
@@ -146,14 +151,15 @@ def draw_scene(
     if blank is not None:
         signal[blank] = rng.choice([0.0, signal.max()])
         y, x = np.clip(np.rint(yx).astype(int), 0, side - 1).T
-        inside &= ~blank[y, x]
+        shown &= ~blank[y, x]
     low, high = np.log(settings.dose_e_angstrom2)
     return StemScene(
         signal=signal.astype(np.float32),
         resampler=resampler,
-        yx_px=(yx[inside] + 0.5) / np.array(resampler.scale_yx) - 0.5,
-        contrast=contrast[inside],
-        kind=crystal.kind[inside],
+        yx_px=(yx[shown] + 0.5) / np.array(resampler.scale_yx) - 0.5,
+        inside=inside[shown],
+        contrast=contrast[shown],
+        kind=crystal.kind[shown],
         spacing_px=crystal.spacing_px * side_px / side,
         pixel_angstrom=pixel_angstrom,
         dose_e_angstrom2=float(np.exp(rng.uniform(low, high))),

@@ -56,13 +56,15 @@ def resampled(
 
 def truth_of(scene: StemScene, recipe: Recipe) -> StemTruth:
     """The columns of a scene as they are judged."""
+    inside = scene.inside
     return StemTruth(
-        yx_px=scene.yx_px,
-        atoms=np.ones(len(scene.yx_px), np.int64),
+        yx_px=scene.yx_px[inside],
+        atoms=np.ones(int(inside.sum()), np.int64),
         sampling_nm=recipe.engine.nominal_nm_px,
         kind=scene.name,
-        contrast=scene.contrast,
-        classes=scene.kind,
+        beyond_yx_px=scene.yx_px[~inside],
+        contrast=scene.contrast[inside],
+        classes=scene.kind[inside],
         least_contrast=settings_of(recipe).least_contrast[1],
         spacing_px=scene.spacing_px,
     )
@@ -72,7 +74,7 @@ def label_maps(scene: StemScene, settings: StemSettings, classes: int, side: int
     """The maps of all classes (classes, side / stride, side / stride) f4, whose sum is 1 at the most.
 
     Columns are as wide as their distance to the nearest allows, and the lower the less certain it is that anyone
-    would see them.
+    would see them. Those beyond the border are there, too, as far as they reach in.
     """
     shape = (side // stride, side // stride)
     yx = scene.yx_px

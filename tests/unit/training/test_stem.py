@@ -84,6 +84,32 @@ def test_a_scan_that_strays_moves_the_truth():
     assert np.abs(steady.yx_px[:n] - stray.yx_px[:n]).max() > 0.5
 
 
+def test_labels_go_on_beyond_the_border_and_the_truth_ends_there():
+    """Half a column at the border is one to be reported, or the network learns to report none near it."""
+    recipe = recipe_of("columns-stem")
+    settings, side = recipe.stem, 128
+    beyond = 0
+    for seed in range(6):
+        scene = draw_scene(settings, recipe.lattice, side, [seed])
+        truth = truth_of(scene, recipe)
+        within = ((scene.yx_px > -0.5) & (scene.yx_px < side - 0.5)).all(1)
+        np.testing.assert_array_equal(scene.inside, within)
+        assert len(truth.yx_px) == len(truth.contrast) == len(truth.classes) == within.sum()
+        outside = scene.yx_px[~within]
+        assert truth.beyond_yx_px.tolist() == outside.tolist()
+        assert (outside > -13).all()
+        assert (outside < side + 12).all()
+        labels = label_maps(scene, settings, 1, side, 1)[0]
+        height = np.clip(
+            (scene.contrast - settings.least_contrast[0]) / np.diff(settings.least_contrast), 0, 1
+        )
+        near = ~within & (np.abs(scene.yx_px - (side - 1) / 2).max(1) < side / 2 + 1) & (height == 1)
+        for y, x in np.clip(np.rint(scene.yx_px[near]), 0, side - 1).astype(int):
+            assert labels[y, x] > 0.5
+        beyond += np.count_nonzero(near)
+    assert beyond > 5
+
+
 def test_the_detector_counts_what_the_dose_promises():
     scene = draw_scene(StemSettings(**PLAIN), LatticeSettings(names=("fcc100",)), 128, [3])
     for dose in (300.0, 30_000.0):
