@@ -21,7 +21,7 @@ _PRIOR_SWITCHES = 0.5  # weight of all sites' mean rate against a site's own rec
 _ROUNDS, _SETTLED = 40, 1e-3  # of the estimate; relative change of a rate at which it is done
 _STEP = 0.05  # relative step at which the likelihood's curvature is taken
 _LONGEST_BRIDGE = 16  # frames of a gap that are gone through one by one
-_AT_ONCE = 2_000_000  # site-frames in memory
+_AT_ONCE = 1_000_000  # site-frames in memory
 _AHEAD = 128  # frames after which what comes later changes nothing
 
 
@@ -139,15 +139,18 @@ def _rates(counted: np.ndarray) -> np.ndarray:
 
 
 def _likeliest(ratio: np.ndarray, steps: np.ndarray, mean: np.ndarray, chance: np.ndarray) -> np.ndarray:
-    """(2, b) f8, by expectation and maximization."""
+    """(2, b) f8, by expectation and maximization; sites whose rates have settled are left as they are."""
+    chance, open_ = chance.copy(), np.arange(ratio.shape[1])
     for _ in range(_ROUNDS):
-        counted = _count(ratio, steps, chance)
+        counted = _count(ratio, steps, chance[:, open_])
         better = (counted[:2] + _PRIOR_SWITCHES) / (counted[2:] + _PRIOR_SWITCHES / mean[:, None])
         better = np.clip(better, 1e-7, 0.9)
-        change = np.abs(np.log(better / chance)).max(initial=0.0)
-        chance = better
-        if change < _SETTLED:
+        moving = np.abs(np.log(better / chance[:, open_])).max(axis=0) >= _SETTLED
+        chance[:, open_] = better
+        if not moving.any():
             break
+        if np.count_nonzero(moving) < 0.7 * len(open_):  # fewer are not worth the copy
+            open_, ratio = open_[moving], np.ascontiguousarray(ratio[:, moving])
     return chance
 
 
@@ -194,13 +197,10 @@ def _worth(ratio: np.ndarray, steps: np.ndarray, chance: np.ndarray, counted: np
 
 
 def over(steps: np.ndarray, chance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(rows, m) each: chances to arrive and to leave over each row's steps, from those over one: (2, m), or (2, rows,
-    m) of every row."""
-    arrive, leave = np.broadcast_to(
-        chance[:, None] if chance.ndim == 2 else chance, (2, len(steps), chance.shape[-1])
-    )
-    arrive, leave = arrive.copy(), leave.copy()
-    long = steps > 1
+    """(rows, m) each: chances to arrive and to leave over each row's steps, from those over one: of all rows (2, m), or
+    of each (2, rows, m), which are then changed in place."""
+    arrive, leave = chance if chance.ndim == 3 else (np.repeat(c[None], len(steps), 0) for c in chance)
+    long = np.flatnonzero(steps > 1)
     together = arrive[long] + leave[long]
     share = (1 - (1 - together) ** steps[long, None]) / together
     arrive[long] *= share
