@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numba import njit
+
+from stream.markov import filtered, there_and_back
 
 _START = 0.02  # switches per frame assumed at first
 _PRIOR_SWITCHES = 0.5  # weight of all sites' mean rate against a site's own record, in switches
@@ -270,59 +271,6 @@ def windows(histories: Histories, grid: Grid, chance: np.ndarray) -> Iterator[Wi
 def equilibrium(chance: np.ndarray) -> np.ndarray:
     """(m,) f8, P(occupied) of sites of which nothing else is known."""
     return chance[0] / np.maximum(chance.sum(axis=0), 1e-12)
-
-
-# In these two the sites are the inner loop, and nothing branches in it: eight of them go at once.
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def filtered(ratio, arrive, leave, start):
-    """P(occupied) in the last row given all rows (rows, m), `start` (m,) being that in row 0."""
-    p = start.copy()
-    for t in range(1, len(ratio)):
-        told, come, go = ratio[t], arrive[t], leave[t]
-        for k in range(len(p)):
-            ahead = p[k] * (1.0 - go[k]) + (1.0 - p[k]) * come[k]
-            weight = ahead * told[k]
-            p[k] = weight / (weight + 1.0 - ahead)
-    return p
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def there_and_back(ratio, arrive, leave, start, out):
-    """Forward and backward over all rows, each site for itself.
-
-    `ratio`, `arrive`, `leave` (rows, m): evidence of a row, and the chances to have switched since the row before;
-    `start` (m,), P(occupied) in row 0 before or without its evidence (which is `ratio[0]`). Fills `out` (3, rows, m):
-    P(occupied), P(arrived) and P(left) since the row before, given everything.
-    """
-    rows, m = ratio.shape
-    for k in range(m):
-        weight = start[k] * ratio[0, k]
-        out[0, 0, k] = weight / (weight + 1.0 - start[k])
-        out[1, 0, k] = out[2, 0, k] = 0.0
-    for t in range(1, rows):
-        before, here, told, come, go = out[0, t - 1], out[0, t], ratio[t], arrive[t], leave[t]
-        for k in range(m):
-            ahead = before[k] * (1.0 - go[k]) + (1.0 - before[k]) * come[k]
-            weight = ahead * told[k]
-            here[k] = weight / (weight + 1.0 - ahead)
-    later = np.ones(m)  # P(later evidence | occupied) / P(... | empty)
-    for t in range(rows - 1, 0, -1):
-        before, here, up, down = out[0, t - 1], out[0, t], out[1, t], out[2, t]
-        told, come, go = ratio[t], arrive[t], leave[t]
-        for k in range(m):
-            odds = here[k] * later[k]
-            here[k] = odds / (odds + 1.0 - here[k])
-            weight = told[k] * later[k]
-            filled, emptied = (1.0 - before[k]) * come[k] * weight, before[k] * go[k]
-            stayed = before[k] * (1.0 - go[k]) * weight + (1.0 - before[k]) * (1.0 - come[k])
-            up[k] = filled / (filled + emptied + stayed)
-            down[k] = emptied / (filled + emptied + stayed)
-            later[k] = ((1.0 - go[k]) * weight + go[k]) / (come[k] * weight + 1.0 - come[k])
-    for k in range(m):
-        odds = out[0, 0, k] * later[k]
-        out[0, 0, k] = odds / (odds + 1.0 - out[0, 0, k])
 
 
 def _odds(log_ratio: np.ndarray) -> np.ndarray:

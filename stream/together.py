@@ -17,18 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from stream.likelihood import (
-    Grid,
-    Histories,
-    Window,
-    equilibrium,
-    estimate,
-    filtered,
-    over,
-    there_and_back,
-    windows,
-)
-from stream.markov import alone_of, couple, share_alone, switching
+from stream.likelihood import Grid, Histories, Window, equilibrium, estimate, over, windows
+from stream.markov import alone_of, couple, filtered, share_alone, switching, there_and_back
 
 _ROUNDS = 5  # of expectation and maximization
 _TURNS = 3  # in each of which every site hears what is expected of the others

@@ -8,6 +8,7 @@ import pytest
 from stream import likelihood
 from stream.hindsight import look_again
 from stream.hopping import Hopping
+from stream.markov import there_and_back
 from stream.occupancy import Occupancy
 from stream.poisson import Rate
 from tests.helpers.evidence import Seen, simulated
@@ -87,7 +88,7 @@ def test_occupancy_given_all_frames_is_that_of_the_exact_sum_over_histories():
     weight /= weight.sum()
     out = np.empty((3, 4, 1))
     chances = (np.full((4, 1), c) for c in (arrive, leave))
-    likelihood.there_and_back(np.exp(ratio), *chances, np.array([start]), out)
+    there_and_back(np.exp(ratio), *chances, np.array([start]), out)
     np.testing.assert_allclose(out[0, :, 0], weight @ states, atol=1e-12)
     for k in range(1, 4):
         came = (states[:, k - 1] == 0) & (states[:, k] == 1)
