@@ -146,9 +146,11 @@ def replay(
     )
     with progress_bar() as progress, interruptible() as stop:
         task = progress.add_task(file.name, total=None)
-        summary = analyse_recording(
-            file, out, settings, stop.is_set, lambda n, total: progress.update(task, completed=n, total=total)
-        )
+
+        def show(doing: str, done: int, total: int) -> None:
+            progress.update(task, description=f"{file.name}: {doing}", completed=done, total=total)
+
+        summary = analyse_recording(file, out, settings, stop.is_set, show)
     tell(summary, as_json)
 
 

@@ -24,6 +24,7 @@ from stream.scale import Scale
 from stream.spacing import Spacing
 from stream.tables import ResultFile
 
+OnFrame = Callable[[str, int, int], object]
 _ROWS = 256  # frames looked at again before they are written
 
 
@@ -32,9 +33,14 @@ def analyse_recording(
     out: Path,
     settings: Settings,
     stopped: Callable[[], bool] = lambda: False,
-    on_frame: Callable[[int, int], object] = lambda done, total: None,
+    on_frame: OnFrame = lambda doing, done, total: None,
 ) -> dict[str, Any]:
     """Send a recording down the pipeline, every frame of it, and write the tables.
+
+    Parameters
+    ----------
+    stopped : asked before every frame; what was analysed until then is written.
+    on_frame : called after every frame with what is being done, how many frames it is done for, and of how many.
 
     Returns
     -------
@@ -64,7 +70,7 @@ def analyse_recording(
                     else:
                         result.add_gap(seen)
                     done += 1
-                    on_frame(done, len(recording))
+                    on_frame("analysed", done, len(recording))
 
             for batch in _batches(recording, analysis.most, stopped):
                 if not analysis.room:
@@ -73,7 +79,8 @@ def analyse_recording(
             while analysis.under_way:
                 keep()
             tracker = analysis.tracker
-            _look_again(analysis, recording, result.histories, stopped)
+            _look_again(analysis, recording, result.histories, stopped, on_frame)
+            on_frame("rates and events", len(result.histories.frame), len(result.histories.frame))
             analysis.finish()
             events = result.finish(tracker) if tracker is not None else []
         seconds = time.perf_counter() - began_s
@@ -94,7 +101,11 @@ def analyse_recording(
 
 
 def _look_again(
-    analysis: Analysis, recording: FileSource, histories: Histories, stopped: Callable[[], bool]
+    analysis: Analysis,
+    recording: FileSource,
+    histories: Histories,
+    stopped: Callable[[], bool],
+    on_frame: OnFrame,
 ) -> None:
     """Read the evidence of every frame once more: when it came in, the looks of the sites were not known so well."""
     frames, done = histories.frame, 0
@@ -108,6 +119,7 @@ def _look_again(
         if item.index == frames[row]:
             rows.append(analysis.look_again(item, histories.shift(row)))
         item.release()
+        on_frame("looked at again", row + 1, len(frames))
         if len(rows) == _ROWS:
             histories.correct(done, np.stack(rows))
             done, rows = done + len(rows), []

@@ -98,10 +98,16 @@ def test_a_recording_is_replayed_by_the_spacing_in_it(tmp_path: Path, engine: Pa
     summary = analyse_recording(movie, tmp_path / "r.h5", settings_for(engine, pixel_size_nm=0.013))
     assert summary["scale"]["spacing_px"] == pytest.approx(19, rel=0.02)
     assert summary["columns"] == pytest.approx((300 / 19) ** 2, rel=0.1)
+    shown: list[tuple[str, int, int]] = []
     told = analyse_recording(
-        movie, tmp_path / "t.h5", settings_for(engine, pixel_size_nm=0.013, spacing_px=19.0)
+        movie,
+        tmp_path / "t.h5",
+        settings_for(engine, pixel_size_nm=0.013, spacing_px=19.0),
+        on_frame=lambda *row: shown.append(row),
     )
     assert "scale" not in told
+    frames = [("analysed", k, 3) for k in (1, 2, 3)] + [("looked at again", k, 3) for k in (1, 2, 3)]
+    assert shown == [*frames, ("rates and events", 3, 3)]
     with pytest.raises(CalibrationError, match="hops need nm: give --pixel-size-nm"):
         analyse_recording(movie, tmp_path / "n.h5", settings_for(engine, pixel_size_nm="auto"))
     with pytest.raises(CalibrationError, match="pixel_size_nm"):
