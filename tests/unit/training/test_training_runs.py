@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 import training.train as training_run
 from stream.columns import Columns
 from tests.helpers.tiny_recipe import write_recipe
+from training.average import average
 from training.checkpoint import Checkpoint, TrainingError
 from training.curves import Curve, EarlyStopping
 from training.dataset import Truth
@@ -148,6 +149,15 @@ def test_stem_images_train_a_network_of_several_classes(tmp_path):
     )
     assert Checkpoint.load(further).begun_with == whole.lineage
     assert "seed 0, 2 steps, commit " in whole.lineage[0]
+    other = Checkpoint.load(further)
+    mean = average(whole.recipe, [whole, other], cache)
+    weight = "head.weight"
+    torch.testing.assert_close(mean.network[weight], (whole.network[weight] + other.network[weight]) / 2)
+    assert mean.begun_with == ("the mean of", whole.lineage[-1], other.lineage[-1])
+    spread = [name for name in mean.network if name.endswith("running_var")]
+    assert not any(torch.equal(mean.network[name], whole.network[name]) for name in spread)
+    with pytest.raises(TrainingError, match="two or more trainings of a slim16_s2"):
+        average(whole.recipe, [whole], cache)
     with pytest.raises(TrainingError, match="of 4 classes, this recipe trains a slim16_s2 of 1"):
         run(write_recipe(tmp_path), tmp_path / "other", start_from=tmp_path / "whole/checkpoint.pt")
 
