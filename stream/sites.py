@@ -289,7 +289,10 @@ class SiteMap:
         places = self._candidates.ripen(self.yx_nm[self.awake], _APART * self.spacing_nm)
         begun = self._begin(places, proposed=False)
         if len(begun.site):
-            self._measure_spacing(self.yx_nm[self.awake])
+            code = self._sites.code[:, self.awake]
+            # columns found by chance lie between the others, and would make the spacing theirs
+            mostly = np.count_nonzero(code == DETECTED, axis=0) > np.count_nonzero(code == MISSED, axis=0)
+            self._measure_spacing(self.yx_nm[self.awake[mostly]])
             self._changed()
         return begun
 
