@@ -59,6 +59,19 @@ def test_false_columns_anywhere_make_no_sites_and_take_no_memory():
     assert nearest_nm.max() < 5 * 0.3 * PIXEL_NM / np.sqrt(300)
 
 
+def test_false_columns_between_the_others_do_not_draw_the_spacing_down():
+    """A network in much noise often reports something where three columns meet; hops need the spacing of the columns."""
+    rng = np.random.default_rng(2)
+    sites, real = site_map(), particle(110)
+    between = np.concatenate([real + SPACING_PX / np.sqrt(3) * np.array([0, side]) for side in (-1, 1)])
+    for frame in range(400):
+        found = real[rng.random(len(real)) < 0.9]
+        false = between[rng.random(len(between)) < 0.2]
+        see(sites, frame, np.concatenate([found, false]) + rng.normal(0, 0.5, (len(found) + len(false), 2)))
+    assert len(sites) > 1.5 * len(real)
+    assert sites.spacing_nm == pytest.approx(SPACING_PX * PIXEL_NM, rel=0.05)
+
+
 def test_a_column_that_appears_late_is_born_with_its_history():
     sites = site_map(memory=10)
     for frame in range(300):
