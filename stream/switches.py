@@ -23,7 +23,7 @@ from stream.frame import RecordingError
 from stream.likelihood import Grid, Stretch
 from stream.poisson import hidden
 from stream.session import Evidence, Session
-from stream.together import Rates, estimate_together, smoothed_together
+from stream.together import Rates, Switching, estimate_together, smoothed_together
 
 KINDS = ("event", "arrival", "departure", "hop")  # per time observed, empty, occupied, occupied
 Source = Literal["likelihood", "events"]
@@ -158,17 +158,21 @@ def _from_dwells(dwells: np.ndarray, m: int) -> Counts:
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """Chances per frame to arrive and to leave (2, m), their worth (m,), and time empty and occupied (2, m) in s."""
+    """Chances per frame to arrive and to leave (2, m), their worth (m,), and time empty and occupied (2, m) in s.
+
+    `switching` is what they come from, where it was estimated for this.
+    """
 
     chance: np.ndarray
     worth: np.ndarray
     time_s: np.ndarray
+    switching: Switching | None
 
 
 def _fit(part: Part, evidence: Evidence) -> _Fit:
     """The likeliest rates of a part; those of the whole series are in the table of sites."""
     session, sites = part.session, part.session.sites
-    some = Stretch(evidence, part.rows)
+    some, switching = Stretch(evidence, part.rows), None
     if len(some.frame) == len(evidence.frame):
         occupied_s = sites["occupied_s"].astype(np.float64)
         time_s = np.stack([np.maximum(sites["observed_s"] - occupied_s, 0.0), occupied_s])
@@ -179,9 +183,9 @@ def _fit(part: Part, evidence: Evidence) -> _Fit:
         chance, worth, time_s = np.zeros((2, len(sites))), np.ones(len(sites)), np.zeros((2, len(sites)))
     else:
         found = _estimated(part, some)
-        chance, worth = found.chance, found.worth
+        chance, worth, switching = found.chance, found.worth, found.switching
         time_s = _time_s(part, evidence)
-    return _Fit(chance, worth, np.where(session.merged_into >= 0, 0.0, time_s))
+    return _Fit(chance, worth, np.where(session.merged_into >= 0, 0.0, time_s), switching)
 
 
 def _estimated(part: Part, some: Stretch) -> Rates:
@@ -231,7 +235,7 @@ def _shared_out(part: Part, evidence: Evidence, fit: _Fit) -> np.ndarray:
         return total
     never = fit.time_s.sum(axis=0) == 0
     grid = Grid.of(some.t_ns, part.session.period_s)
-    switching = _estimated(part, some).switching
+    switching = fit.switching or _estimated(part, some).switching
     for window, posterior in smoothed_together(some, grid, neighbours, switching):
         first = max(window.first, 1)  # nothing is known of before the first frame
         before = slice(part.rows.start + first - 1, part.rows.start + window.last - 1)
