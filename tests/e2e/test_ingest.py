@@ -182,7 +182,9 @@ def test_a_reader_that_takes_its_time_holds_no_more_than_its_buffer_and_the_send
         collect(source, lambda items: len(items) == 2)  # now the size of a frame is known
         for _ in range(3):
             sent = send_all()
-            assert buffer_mib - 2 <= sent * frame_mib <= 3 * buffer_mib  # with what lies in the kernel
+            assert (
+                buffer_mib - 2 <= sent * frame_mib <= 4 * buffer_mib
+            )  # with what lies in the kernel, which may grow
             frames = collect(source, lambda items, sent=sent: len(items) == sent)
             assert all(isinstance(frame, Frame) for frame in frames)  # no gap: the sender waited
     source.close()
