@@ -60,7 +60,7 @@ def test_false_columns_anywhere_make_no_sites_and_take_no_memory():
 
 
 def test_false_columns_between_the_others_do_not_draw_the_spacing_down():
-    """A network in much noise often reports something where three columns meet; hops need the spacing of the columns."""
+    """In much noise a network often reports something where three columns meet; hops need the columns' spacing."""
     rng = np.random.default_rng(2)
     sites, real = site_map(), particle(110)
     between = np.concatenate([real + SPACING_PX / np.sqrt(3) * np.array([0, side]) for side in (-1, 1)])
