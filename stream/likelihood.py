@@ -18,7 +18,7 @@ import numpy as np
 from stream.markov import filtered, there_and_back
 
 _START = 0.02  # switches per frame assumed at first
-_PRIOR_SWITCHES = 0.5  # weight of all sites' mean rate against a site's own record, in switches
+PRIOR_SWITCHES = 0.5  # weight of all sites' mean rate against a site's own record, in switches
 _ROUNDS, _SETTLED = 40, 1e-3  # of the estimate; relative change of a rate at which it is done
 _STEP = 0.05  # relative step at which the likelihood's curvature is taken
 _LONGEST_BRIDGE = 16  # frames of a gap that are gone through one by one
@@ -144,7 +144,7 @@ def _likeliest(ratio: np.ndarray, steps: np.ndarray, mean: np.ndarray, chance: n
     chance, open_ = chance.copy(), np.arange(ratio.shape[1])
     for _ in range(_ROUNDS):
         counted = _count(ratio, steps, chance[:, open_])
-        better = (counted[:2] + _PRIOR_SWITCHES) / (counted[2:] + _PRIOR_SWITCHES / mean[:, None])
+        better = (counted[:2] + PRIOR_SWITCHES) / (counted[2:] + PRIOR_SWITCHES / mean[:, None])
         better = np.clip(better, 1e-7, 0.9)
         moving = np.abs(np.log(better / chance[:, open_])).max(axis=0) >= _SETTLED
         chance[:, open_] = better
@@ -218,7 +218,7 @@ class Window:
     first, last : of the frames that are told of, `last` excluded.
     rows : (k,) i8, the rows of the frames from `first` on; row 0 stands for what was before.
     log_ratio : (k, m) f8, of the frames from `first` on.
-    ratio, arrive, leave : (rows, m) f8, evidence as likelihood ratios, and chances to switch since the row before.
+    ratio : (rows, m) f8, evidence as likelihood ratios.
     steps : (rows,) i8, frame periods since the row before.
     alone : (3, rows, m) f8, P(occupied), P(arrived) and P(left) since the row before, given all evidence.
     """
@@ -228,8 +228,6 @@ class Window:
     rows: np.ndarray
     log_ratio: np.ndarray
     ratio: np.ndarray
-    arrive: np.ndarray
-    leave: np.ndarray
     steps: np.ndarray
     alone: np.ndarray
 
@@ -263,7 +261,7 @@ def windows(histories: Histories, grid: Grid, chance: np.ndarray) -> Iterator[Wi
         arrive, leave = over(steps, chance)
         alone = np.empty((3, *ratio.shape))
         there_and_back(ratio, arrive, leave, p, alone)
-        window = Window(first, last, rows, log_ratio, ratio, arrive, leave, steps, alone)
+        window = Window(first, last, rows, log_ratio, ratio, steps, alone)
         p = filtered(ratio[: window.kept + 1], arrive, leave, p)
         yield window
 

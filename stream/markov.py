@@ -32,6 +32,29 @@ def advance(p, arrive_hz, leave_hz, elapsed_s, ratio, out, arrive, leave):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _given_later(here, later, out):
+    """P(occupied) (m,) given the past and this frame -> given the `later` ones as well."""
+    for k in range(len(here)):
+        odds = here[k] * later[k]
+        out[k] = odds / (odds + 1.0 - here[k])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _step_back(before, come, go, told, later, up, down):
+    """From one frame to the one before, whose P(occupied) given its past is `before` (m,).
+
+    Fills the probabilities that a column arrived or left between them; `later` becomes that of the frame before.
+    """
+    for k in range(len(before)):
+        weight = told[k] * later[k]
+        filled, emptied = (1.0 - before[k]) * come[k] * weight, before[k] * go[k]
+        stayed = before[k] * (1.0 - go[k]) * weight + (1.0 - before[k]) * (1.0 - come[k])
+        up[k] = filled / (filled + emptied + stayed)
+        down[k] = emptied / (filled + emptied + stayed)
+        later[k] = ((1.0 - go[k]) * weight + go[k]) / (come[k] * weight + 1.0 - come[k])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def look_back(slots, forward, arrive, leave, ratio, out):
     """Smooth the frames in `slots` (in order of time) with the later ones, each site for itself.
 
@@ -42,21 +65,9 @@ def look_back(slots, forward, arrive, leave, ratio, out):
     later = np.ones(m)  # P(later evidence | occupied) / P(... | empty)
     for w in range(len(slots) - 1, -1, -1):
         s = slots[w]
-        p, here = out[0, w], forward[s]
-        for k in range(m):
-            odds = here[k] * later[k]
-            p[k] = odds / (odds + 1.0 - here[k])
-        if w == 0:
-            break
-        up, down = out[1, w], out[2, w]
-        before, come, go, told = forward[slots[w - 1]], arrive[s], leave[s], ratio[s]
-        for k in range(m):
-            weight = told[k] * later[k]
-            filled, emptied = (1.0 - before[k]) * come[k] * weight, before[k] * go[k]
-            stayed = before[k] * (1.0 - go[k]) * weight + (1.0 - before[k]) * (1.0 - come[k])
-            up[k] = filled / (filled + emptied + stayed)
-            down[k] = emptied / (filled + emptied + stayed)
-            later[k] = ((1.0 - go[k]) * weight + go[k]) / (come[k] * weight + 1.0 - come[k])
+        _given_later(forward[s], later, out[0, w])
+        if w > 0:
+            _step_back(forward[slots[w - 1]], arrive[s], leave[s], ratio[s], later, out[1, w], out[2, w])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -193,20 +204,9 @@ def there_and_back(ratio, arrive, leave, start, out):
             here[k] = weight / (weight + 1.0 - ahead)
     later = np.ones(m)  # P(later evidence | occupied) / P(... | empty)
     for t in range(rows - 1, 0, -1):
-        before, here, up, down = out[0, t - 1], out[0, t], out[1, t], out[2, t]
-        told, come, go = ratio[t], arrive[t], leave[t]
-        for k in range(m):
-            odds = here[k] * later[k]
-            here[k] = odds / (odds + 1.0 - here[k])
-            weight = told[k] * later[k]
-            filled, emptied = (1.0 - before[k]) * come[k] * weight, before[k] * go[k]
-            stayed = before[k] * (1.0 - go[k]) * weight + (1.0 - before[k]) * (1.0 - come[k])
-            up[k] = filled / (filled + emptied + stayed)
-            down[k] = emptied / (filled + emptied + stayed)
-            later[k] = ((1.0 - go[k]) * weight + go[k]) / (come[k] * weight + 1.0 - come[k])
-    for k in range(m):
-        odds = out[0, 0, k] * later[k]
-        out[0, 0, k] = odds / (odds + 1.0 - out[0, 0, k])
+        _given_later(out[0, t], later, out[0, t])
+        _step_back(out[0, t - 1], arrive[t], leave[t], ratio[t], later, out[1, t], out[2, t])
+    _given_later(out[0, 0], later, out[0, 0])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

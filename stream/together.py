@@ -17,12 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from stream.likelihood import Grid, Histories, Window, equilibrium, estimate, over, windows
+from stream.likelihood import PRIOR_SWITCHES, Grid, Histories, Window, equilibrium, estimate, over, windows
 from stream.markov import alone_of, couple, filtered, share_alone, switching, there_and_back
 
 _ROUNDS = 5  # of expectation and maximization
 _TURNS = 3  # in each of which every site hears what is expected of the others
-_PRIOR_SWITCHES = 0.5  # weight of all sites' mean rate against a site's own record, in switches
 _PRIOR_FACTOR = 2.0  # weight of "as likely as with any other neighbours", in switches
 _MOST = 0.6  # chance per frame
 
@@ -94,7 +93,7 @@ def _maximized(sites: np.ndarray, classes: np.ndarray, explained: np.ndarray) ->
     """The model that what was counted makes likeliest."""
     switches, at_risk = sites[:2], sites[4:]
     mean = np.maximum(switches.sum(axis=1) / np.maximum(at_risk.sum(axis=1), 1e-9), 1e-7)[:, None]
-    chance = (switches + _PRIOR_SWITCHES) / (at_risk + _PRIOR_SWITCHES / mean)
+    chance = (switches + PRIOR_SWITCHES) / (at_risk + PRIOR_SWITCHES / mean)
     factor = (classes[:2] + _PRIOR_FACTOR) / (classes[2:] + _PRIOR_FACTOR)
     return Switching(np.clip(chance, 1e-7, _MOST), factor, share_alone(explained))
 
