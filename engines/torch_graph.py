@@ -163,6 +163,16 @@ def _squeeze(torch: Any, at: dict[str, Any], x: Any, axes: np.ndarray) -> Any:
     return x.squeeze(tuple(int(a) for a in axes))
 
 
+def _slice(torch: Any, at: dict[str, Any], x: Any, starts: Any, ends: Any, axes: Any, steps: Any) -> Any:
+    last_to_first = (np.all(starts == -1), np.all(ends < -(2**31)), np.all(steps == -1))
+    if not all(last_to_first):
+        raise EngineMismatch(
+            f"torch_graph knows whole axes from last to first only, got a slice from {starts} to {ends} by {steps}; "
+            "choose another backend"
+        )
+    return x.flip([int(a) for a in axes])
+
+
 _OPERATIONS: dict[str, Callable[..., Any]] = {
     "Constant": lambda torch, at: None,
     "Identity": lambda torch, at, x: x,
@@ -172,6 +182,8 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "AveragePool": _pool("avg_pool2d"),
     "Relu": lambda torch, at, x: torch.relu(x),
     "Add": lambda torch, at, a, b: a + b,
+    "Div": lambda torch, at, a, b: a / float(b),
+    "Slice": _slice,
     "Reshape": _reshape,
     "Unsqueeze": _unsqueeze,
     "Squeeze": _squeeze,

@@ -16,12 +16,13 @@ from engines.manifest import Manifest
 from training.checkpoint import Checkpoint
 from training.dataset import DEFAULT_CACHE
 from training.evaluate import best_threshold, candidates, network_maps, score_at
-from training.networks import build_network
+from training.networks import EveryWay, FusionNet, Slim, build_network
 from training.recipe import Recipe
 from training.sources import Shown, calibration_images, judged_images
 from training.zone_axes import known_zone_axes
 
 log = logging.getLogger(__name__)
+Exported = Slim | FusionNet | EveryWay
 OPSET = 17  # read by OpenVINO and by ONNX Runtime alike
 _GOLDEN_PX = 128
 _TOLERANCE = {"fp32": 1e-3, "int8": 0.1}  # int8 kernels differ between backends and processors
@@ -41,15 +42,12 @@ class Probabilities(nn.Module):
 
 
 def export(
-    checkpoint: Path | str,
-    name: str,
-    out_dir: Path | str,
-    int8: bool = True,
-    cache: Path | str = DEFAULT_CACHE,
+    checkpoint: Path | str, name: str, out_dir: Path | str, cache: Path | str = DEFAULT_CACHE
 ) -> list[Path]:
     """Write engines from a trained checkpoint, and measure them on the validation set.
 
-    The fp32 engine is called `name`-fp32 and the quantized one `name`; without `int8` there is only fp32, `name`.
+    Four of them: `name` in eight bits and `name`-fp32, the fast size; `name`-accurate and `name`-accurate-fp32, the
+    same network asked in all eight orientations of the image.
 
     Returns
     -------
@@ -58,25 +56,33 @@ def export(
     out, cache = Path(out_dir), Path(cache)
     out.mkdir(parents=True, exist_ok=True)
     trained = Checkpoint.load(Path(checkpoint))
-    recipe = trained.recipe
-    network = build_network(recipe.train.network, classes=len(recipe.classes))
+    judged = judged_images(trained.recipe, cache)
+    calibration = calibration_images(trained.recipe, cache)
+    written = []
+    for size, network in ((name, _network_of(trained)), (f"{name}-accurate", EveryWay(_network_of(trained)))):
+        threshold = _best_threshold(network, judged, trained.recipe)
+        log.info("%s: best threshold on the validation set %.2f, moved to 0.5", size, threshold)
+        plain, quantized = out / f"{size}-fp32.onnx", out / f"{size}.onnx"
+        to_onnx(Probabilities(network, threshold), plain, network.multiple_of)
+        quantize(plain, quantized, calibration)
+        written += [
+            _finish(path, trained, precision, judged, network)
+            for path, precision in ((plain, "fp32"), (quantized, "int8"))
+        ]
+    return written
+
+
+def _network_of(trained: Checkpoint) -> Slim | FusionNet:
+    network = build_network(trained.recipe.train.network, classes=len(trained.recipe.classes))
     network.load_state_dict(trained.network)
-    network.eval()
-    judged = judged_images(recipe, cache)
+    return network.eval()
+
+
+def _best_threshold(network: Exported, judged: Shown, recipe: Recipe) -> float:
     maps = network_maps(network)
-    threshold = best_threshold(
+    return best_threshold(
         {dose: candidates(maps, network.stride, some, recipe) for dose, some in judged.items()}
     )
-    log.info("best threshold on the validation set %.2f, moved to 0.5", threshold)
-
-    plain = out / (f"{name}-fp32.onnx" if int8 else f"{name}.onnx")
-    to_onnx(Probabilities(network, threshold), plain, network.multiple_of)
-    written = [_finish(plain, trained, "fp32", judged)]
-    if int8:
-        quantized = out / f"{name}.onnx"
-        quantize(plain, quantized, calibration_images(recipe, cache))
-        written.append(_finish(quantized, trained, "int8", judged))
-    return written
 
 
 def to_onnx(model: nn.Module, path: Path, multiple_of: int) -> None:
@@ -113,11 +119,15 @@ def quantize(path: Path, out: Path, images: np.ndarray) -> None:
     onnx.save(quantized, out)
 
 
-def openvino_maps(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """Run an ONNX file in OpenVINO, in fp32 where it is not quantized: images (b, 1, ny, nx) -> maps."""
+def openvino_maps(path: Path, threads: int = 0) -> Callable[[np.ndarray], np.ndarray]:
+    """Run an ONNX file in OpenVINO, in fp32 where it is not quantized: images (b, 1, ny, nx) -> maps.
+
+    On so many threads, or on as many as there are cores.
+    """
     import openvino
 
-    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    compiled = openvino.Core().compile_model(path, "CPU", settings)
     return lambda images: compiled(images)[0].copy()
 
 
@@ -129,10 +139,9 @@ def onnxruntime_maps(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     return lambda images: session.run(None, {"input": images})[0]
 
 
-def _finish(path: Path, trained: Checkpoint, precision: str, judged: Shown) -> Path:
+def _finish(path: Path, trained: Checkpoint, precision: str, judged: Shown, network: Exported) -> Path:
     """Measure an ONNX file, check that two runtimes agree on it, and write its golden example and manifest."""
     recipe: Recipe = trained.recipe
-    network = build_network(recipe.train.network, classes=len(recipe.classes))
     maps = openvino_maps(path)
     golden = _golden(judged)
     output = maps(golden)
@@ -160,7 +169,8 @@ def _finish(path: Path, trained: Checkpoint, precision: str, judged: Shown) -> P
     low, high = (recipe.stem or recipe.specimen).sampling_angstrom_px
     manifest = Manifest(
         name=path.stem,
-        description=recipe.engine.description,
+        description=recipe.engine.description
+        + ", seen in eight orientations" * isinstance(network, EveryWay),
         onnx=path.name,
         golden=golden_path.name,
         golden_tolerance=_TOLERANCE[precision],

@@ -35,7 +35,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 def train(
-    recipe_path: Path | str,
+    recipe: Recipe | Path | str,
     out_dir: Path | str,
     *,
     cache: Path | str = DEFAULT_CACHE,
@@ -55,6 +55,7 @@ def train(
 
     Parameters
     ----------
+    recipe : or its file.
     cache : folder of exit waves.
     start_from : checkpoint of another training of the same network, whose weights this one begins with.
     seed : in place of the recipe's: of the first weights and of all images.
@@ -74,7 +75,8 @@ def train(
         If the loss is no longer a number, the folder holds another training, a checkpoint is of another recipe, or
         there is no such device.
     """
-    recipe, out, cache = with_seed(load_recipe(recipe_path), seed), Path(out_dir), Path(cache)
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    recipe, out, cache = with_seed(recipe, seed), Path(out_dir), Path(cache)
     with joined(device) as ranks:
         recipe = recipe.followed_on("cuda" if ranks.device.type == "cuda" else "cpu")
         path, start = out / "checkpoint.pt", None
