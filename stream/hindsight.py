@@ -88,7 +88,7 @@ def look_again(histories: Kept, neighbours: np.ndarray, period_s: float) -> Hind
 
 def _smooth(histories: Kept, grid: Grid, neighbours: np.ndarray, switching: Switching) -> Iterator[Smoothed]:
     """Every frame, given all."""
-    for window, posterior in smoothed_together(histories, grid, neighbours, switching):
+    for window, posterior, _ in smoothed_together(histories, grid, neighbours, switching):
         first, last = window.first, window.last
         p = posterior[0][window.rows[: last - first]]
         histories.keep_smoothed(first, p)

@@ -1,4 +1,4 @@
-"""Two-state Markov chains with evidence, one per site, and what neighbouring chains tell each other.
+"""Two-state Markov chains with evidence, one per site.
 
 Probabilities of the state "occupied" stand for both states, and ratios for sums that would underflow
 (L. R. Rabiner, Proc. IEEE 77 (1989) 257, eq. 18 to 27, for two states). Arrays per slot and site are
@@ -9,10 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
-
-_NEGLIGIBLE = 1e-4
-_ALONE = 0.2  # the share of switches that no neighbour's explains, assumed at first
-_PRIOR_ALONE = 100.0  # its weight, in switches
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -71,106 +67,6 @@ def look_back(slots, forward, arrive, leave, ratio, out):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def couple(neighbours, alone, out):
-    """What comes from beside: a column that leaves a site has gone to one of the vacant sites around
-    it, all alike; a column that arrives has come from one of the occupied ones.
-
-    From `alone` (3, slots, m), as `look_back` fills it, adds to `out` (2, slots, m): the probability
-    that a column comes in from beside, or goes out.
-    """
-    p, up, down = alone[0], alone[1], alone[2]
-    inflow, outflow = out[0], out[1]
-    for w in range(1, len(p)):
-        for k in range(p.shape[1]):
-            if up[w, k] < _NEGLIGIBLE and down[w, k] < _NEGLIGIBLE:
-                continue
-            vacant = occupied = 1e-3
-            for n in neighbours[k]:
-                if n >= 0:
-                    occupied += p[w - 1, n]
-                    vacant += 1.0 - p[w - 1, n]
-            for n in neighbours[k]:
-                if n >= 0:
-                    inflow[w, n] += down[w, k] / max(vacant, 1.0)
-                    outflow[w, n] += up[w, k] / max(occupied, 1.0)
-
-
-@njit(cache=True, nogil=True)
-def switching(arrive, leave, alone, beside):
-    """Turn `beside` (2, rows, m), as `couple` fills it, into the chances of a site to fill and to empty.
-
-    `alone` (m,): of a site's switches, the share that no neighbour's switch explains.
-    """
-    for w in range(beside.shape[1]):
-        for k in range(beside.shape[2]):
-            beside[0, w, k], beside[1, w, k] = _switches(
-                arrive[w, k], leave[w, k], alone[k], beside[0, w, k], beside[1, w, k]
-            )
-
-
-def share_alone(explained: np.ndarray) -> float:
-    """Of all switches, the share that no neighbour's opposite explains, by those (2,) counted: such ones, and all."""
-    return float((explained[0] + _PRIOR_ALONE * _ALONE) / (explained[1] + _PRIOR_ALONE))
-
-
-def alone_of(neighbours: np.ndarray, share: float) -> np.ndarray:
-    """(m,) f8, that share of each site: all of them, where there are no neighbours (m, k)."""
-    return np.where((neighbours >= 0).any(axis=1), share, 1.0)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def explain(arrive, leave, alone, beside, smoothed, explained):
-    """Add to `explained` (2,) the switches of one frame that no neighbour's explains, and all.
-
-    `arrive`, `leave`, `alone` (m,) and `beside` (2, m) as `switching` takes them; `smoothed` (3, m) as `smooth` fills
-    it.
-    """
-    for k in range(len(alone)):
-        come, go = _switches(arrive[k], leave[k], alone[k], beside[0, k], beside[1, k])
-        up, down = smoothed[1, k], smoothed[2, k]
-        explained[0] += up * min(alone[k] * arrive[k] / come, 1.0) + down * min(alone[k] * leave[k] / go, 1.0)
-        explained[1] += up + down
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _switches(arrive, leave, alone, inflow, outflow):
-    """Chances to fill and to empty: by itself, or because a neighbour did the opposite."""
-    beside = 1.0 - alone
-    by_itself = alone + beside * (arrive + leave)  # all, once in equilibrium
-    come, go = by_itself * arrive, by_itself * leave
-    return come + (1.0 - come) * min(beside * inflow, 0.5), go + (1.0 - go) * min(beside * outflow, 0.5)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def smooth(slots, arrive, leave, ratio, alone, beside, start, out):
-    """Smooth the second of `slots` with all later ones, switches being likelier where one beside is.
-
-    `alone` (m,) as for `switching`, `beside` (2, slots, m) as `couple` fills it. `start` (m,), P(occupied) in the
-    first slot given its past, moves on to the second. Fills `out` (3, m): P(occupied) in the second, and the
-    probabilities that a column arrived or left between the two.
-    """
-    m = len(start)
-    p, up, down = out[0], out[1], out[2]
-    later = np.ones(m)
-    for w in range(len(slots) - 1, 0, -1):
-        s = slots[w]
-        inward, outward, told = beside[0, w], beside[1, w], ratio[s]
-        for k in range(m):
-            come, go = _switches(arrive[s, k], leave[s, k], alone[k], inward[k], outward[k])
-            weight = told[k] * later[k]
-            on, off = (1.0 - go) * weight + go, come * weight + 1.0 - come
-            if w > 1:
-                later[k] = on / off
-            else:
-                occupied, empty = start[k] * on, (1.0 - start[k]) * off
-                up[k] = (1.0 - start[k]) * come * weight / (occupied + empty)
-                down[k] = start[k] * go / (occupied + empty)
-                p[k] = (start[k] * (1.0 - go) + (1.0 - start[k]) * come) * weight / (occupied + empty)
-                ahead = start[k] * (1.0 - go) + (1.0 - start[k]) * come
-                start[k] = ahead * told[k] / (ahead * told[k] + 1.0 - ahead)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
 def filtered(ratio, arrive, leave, start):
     """P(occupied) in the last row given all rows (rows, m), `start` (m,) being that in row 0."""
     p = start.copy()
@@ -215,7 +111,7 @@ def tally(smoothed, observed, period_s, share, shortest, time_s, switches, recen
 
     Parameters
     ----------
-    smoothed : (3, m), as `smooth` fills it.
+    smoothed : (3, m), P(occupied), P(arrived) and P(left).
     observed : (m,) bool; other sites stay as they are.
     period_s : what the frame stands for.
     share : of the time since the frame before, what was observed.

@@ -2,7 +2,7 @@
 
 Forward filter for now, smoother a fixed number of frames later for the record. Transitions are rates,
 integrated over the time that really passed; a frame that was not seen is time without evidence.
-Columns are conserved: the smoother holds a switch for likelier where a neighbour makes its opposite.
+Columns are conserved: before anything is settled, neighbouring sites tell each other what they saw of a hop.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stream.markov import advance, alone_of, couple, explain, look_back, share_alone, smooth, tally
+from stream.beside import alone_of, listen, share_alone
+from stream.markov import advance, filtered, look_back, tally, there_and_back
 
 _FASTEST, _SLOWEST = 20.0, 0.1  # a site's rates stay within these multiples of the start value
 _PRIOR_SWITCHES = 1.0  # weight of the start value against a site's own record, in switches
 _SHORTEST = 200.0  # frames of a site's record that its rates are drawn from, or half of it if that is more:
 # what was made of the first frames, with rates that were only assumed, must not be held for what happened
+_TURNS = 2  # in which sites hear what their neighbours have to tell
+_NEGLIGIBLE = 1e-2  # chance that a site switched in a frame, below which its neighbours do not ask it
 FAST = 0.03  # rate × frame period from which one event in ten is missed
 
 
@@ -96,9 +99,10 @@ class OccupancyFilter:
         self._finished = False
         self._when = np.zeros((self._slots, 2), np.int64)  # frame, t_ns
         self._elapsed_s = np.zeros(self._slots)
-        # per slot of the ring and site: P(occupied) so far, P(arrived) and P(left) before any evidence,
-        # and the evidence as a likelihood ratio
-        self._forward, self._arrive, self._leave, self._ratio = (np.empty((self._slots, 0)) for _ in range(4))
+        # per slot of the ring and site: P(occupied) so far, the evidence as a likelihood ratio, and P(arrived) and
+        # P(left) before any evidence
+        self._forward, self._ratio = (np.empty((self._slots, 0)) for _ in range(2))
+        self._own = np.empty((2, self._slots, 0))
         self._settled = np.empty(0)  # P(occupied) in the last frame smoothed, given its past
         self._observed = np.empty((self._slots, 0), np.bool_)
         self._time_s = np.empty((2, 0))  # observed, occupied
@@ -106,9 +110,11 @@ class OccupancyFilter:
         self._explained = np.zeros(2)  # switches that no neighbour's explains, and all
         self._recent = np.empty((2, 2, 0))  # expected switches, and time at risk of them in s; the past fades
         self._resting = np.empty(0, np.bool_)  # sites that nobody looks at
-        self._scratch = np.empty(
-            (5, self._slots, 0)
-        )  # of the smoother, kept so as not to be asked for every frame
+        # of the smoother, kept so as not to be asked for every frame
+        self._scratch, self._told = (
+            np.empty((5, self._slots, 0)),
+            np.empty((2, self._slots, 0, 0), np.float32),
+        )
 
     def __len__(self) -> int:
         return self._forward.shape[1]
@@ -171,10 +177,10 @@ class OccupancyFilter:
         """
         new = log_ratio.shape[1]
         self._check_history(len(log_ratio))
-        unknown = {"_forward": 0.5, "_arrive": 0.0, "_leave": 0.0, "_ratio": 1.0, "_observed": False}
-        for name, value in unknown.items():
-            fresh = np.full((self._slots, new), value)
-            setattr(self, name, np.concatenate([getattr(self, name), fresh], axis=1))
+        for name, value in (("_forward", 0.5), ("_own", 0.0), ("_ratio", 1.0), ("_observed", False)):
+            array = getattr(self, name)
+            fresh = np.full((*array.shape[:-1], new), value)
+            setattr(self, name, np.concatenate([array, fresh], axis=-1))
         for name in ("_time_s", "_switches", "_recent", "_settled", "_resting"):
             array = getattr(self, name)
             setattr(
@@ -243,7 +249,7 @@ class OccupancyFilter:
             s = self._slot(back)
             out, arrive, leave = np.empty((3, len(site)))
             advance(p, arrive_hz, leave_hz, self._elapsed_s[s], self._ratio[s, site], out, arrive, leave)
-            self._forward[s, site], self._arrive[s, site], self._leave[s, site] = out, arrive, leave
+            self._forward[s, site], self._own[:, s, site] = out, (arrive, leave)
             p = out
         self._settled[site] = self._forward[self._slot(self.lag), site] if self._count > self.lag else 0.5
 
@@ -279,7 +285,7 @@ class OccupancyFilter:
         self._elapsed_s[s] = elapsed_s
         self._ratio[s] = _odds(log_ratio)
         self._observed[s] = observed
-        out, arrive, leave = self._forward[s], self._arrive[s], self._leave[s]
+        out, (arrive, leave) = self._forward[s], self._own[:, s]
         arrive_hz, leave_hz = self.rates_hz
         advance(p, arrive_hz, leave_hz, elapsed_s, self._ratio[s], out, arrive, leave)
         out[self._resting] = 0.0
@@ -294,15 +300,7 @@ class OccupancyFilter:
         """Smooth the frame `back` updates ago; the frame before it was smoothed last."""
         slots = np.array([self._slot(b) for b in range(back + 1, -1, -1)])
         now = slots[1]
-        room = self._scratch[:, : len(slots)]
-        alone, beside = room[:3], room[3:]
-        look_back(slots, self._forward, self._arrive, self._leave, self._ratio, alone)
-        beside[:] = 0.0
-        couple(neighbours, alone, beside)
-        together = np.empty((3, len(self)))
-        of_itself = alone_of(neighbours, share_alone(self._explained))
-        smooth(slots, self._arrive, self._leave, self._ratio, of_itself, beside, self._settled, together)
-        explain(self._arrive[now], self._leave[now], of_itself, beside[:, 1], together, self._explained)
+        together = self._together(slots, neighbours)
         observed = self._observed[now].copy()
         # across a gap, only the share of the switches that falls into observed time
         share = min(1.0, self.frame_period_s / self._elapsed_s[now])
@@ -313,8 +311,39 @@ class OccupancyFilter:
         frame, t_ns = self._when[now].tolist()
         return Smoothed(frame, t_ns, float(self._elapsed_s[now]), together[0], observed)
 
+    def _together(self, slots: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
+        """(3, m) f8: P(occupied) in the second of `slots` (in order of time), P(arrived) and P(left) since the first.
+
+        Given all frames so far of all sites; what is settled of the past moves on by one frame.
+        """
+        posterior, chances = self._scratch[:3, : len(slots)], self._scratch[3:]
+        look_back(slots, self._forward, self._own[0], self._own[1], self._ratio, posterior)
+        np.copyto(chances, self._own)
+        alone = alone_of(neighbours, share_alone(self._explained))
+        if self._told.shape[2:] != neighbours.shape:
+            self._told = np.empty((2, self._slots, *neighbours.shape), np.float32)
+        near, asked = np.zeros((2, *posterior.shape[1:]), np.bool_)
+        past = self._settled
+        self._settled = self._forward[slots[1]].copy()
+        for _ in range(_TURNS):
+            listen(posterior, self._own, chances, slots, alone, neighbours, self._told, near, _NEGLIGIBLE)
+            asked |= near
+            some = np.flatnonzero(asked.any(axis=0))  # the others have nothing to do with each other now
+            rows = slots[:, None], some
+            ratio = self._ratio[rows]
+            ratio[0] = 1.0  # is in what is settled
+            come, go = chances[0][rows], chances[1][rows]
+            anew = np.empty((3, *ratio.shape))
+            there_and_back(ratio, come, go, past[some], anew)
+            posterior[:, :, some] = anew
+        self._settled[some] = filtered(ratio[:2], come, go, past[some])
+        together = posterior[:, 1].copy()
+        by_itself = np.minimum(alone * self._own[:, slots[1]] / chances[:, slots[1]], 1.0)
+        self._explained += np.vdot(together[1:], by_itself), together[1:].sum()
+        return together
+
     _FIELDS = (
-        *("_when", "_elapsed_s", "_forward", "_arrive", "_leave", "_ratio"),
+        *("_when", "_elapsed_s", "_forward", "_own", "_ratio"),
         *("_observed", "_settled", "_time_s", "_switches", "_explained", "_recent", "_resting"),
     )
 

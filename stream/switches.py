@@ -236,7 +236,7 @@ def _shared_out(part: Part, evidence: Evidence, fit: _Fit) -> np.ndarray:
     never = fit.time_s.sum(axis=0) == 0
     grid = Grid.of(some.t_ns, part.session.period_s)
     switching = fit.switching or _estimated(part, some).switching
-    for window, posterior in smoothed_together(some, grid, neighbours, switching):
+    for window, posterior, _ in smoothed_together(some, grid, neighbours, switching):
         first = max(window.first, 1)  # nothing is known of before the first frame
         before = slice(part.rows.start + first - 1, part.rows.start + window.last - 1)
         beside = np.where(never, 0.0, evidence.smoothed(before, slice(0, evidence.sites)))

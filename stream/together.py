@@ -5,8 +5,8 @@ itself know nothing of that: their rates are those of the mean neighbourhood, an
 a column that has lost its hold are smoothed away with them. So a site's chances are its own times a factor for the
 number of its occupied neighbours, one for all sites, as a lattice gas has it (K. Kawasaki, Phys. Rev. 145 (1966) 224);
 and the share of the switches which no neighbour's opposite explains is learned as well, so that sites which have
-nothing to do with each other are left alone. Every site is smoothed given what is expected of the others (structured
-mean field: L. K. Saul, M. I. Jordan, NIPS 8 (1995) 486), and all is estimated by expectation and maximization.
+nothing to do with each other are left alone. Every site is smoothed given what its neighbours have to tell
+(`stream.beside`), and all is estimated by expectation and maximization.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
+from stream.beside import MOST, alone_of, listen, share_alone
 from stream.likelihood import PRIOR_SWITCHES, Grid, Histories, Window, equilibrium, estimate, over, windows
-from stream.markov import alone_of, couple, filtered, share_alone, switching, there_and_back
+from stream.markov import filtered, there_and_back
 
 _ROUNDS = 5  # of expectation and maximization
-_TURNS = 3  # in each of which every site hears what is expected of the others
+_TURNS = 4  # in each of which every site hears what its neighbours have to tell
+_NEGLIGIBLE = 1e-4  # chance that a site switched in a frame, below which its neighbours do not ask it
 _PRIOR_FACTOR = 2.0  # weight of "as likely as with any other neighbours", in switches
-_MOST = 0.6  # chance per frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def estimate_together(histories: Histories, grid: Grid, neighbours: np.ndarray) 
     """
     chance, worth = estimate(histories, grid)
     model = Switching(
-        np.clip(chance, 1e-7, _MOST), np.ones((2, neighbours.shape[1] + 2)), share_alone(np.zeros(2))
+        np.clip(chance, 1e-7, MOST), np.ones((2, neighbours.shape[1] + 2)), share_alone(np.zeros(2))
     )
     for _ in range(_ROUNDS):
         of_sites, of_classes, explained = (
@@ -76,13 +77,12 @@ def estimate_together(histories: Histories, grid: Grid, neighbours: np.ndarray) 
             np.zeros((4, model.factor.shape[1])),
             np.zeros(2),
         )
-        for window, posterior in smoothed_together(histories, grid, neighbours, model):
+        alone = alone_of(neighbours, model.alone)
+        for window, posterior, chances in smoothed_together(histories, grid, neighbours, model):
             first = 2 if window.first == 0 else 1  # nothing is known of before the first frame
-            total = _chances(window, posterior, neighbours, model)
-            alone = alone_of(neighbours, model.alone)
             _count(
                 *(posterior[:, : window.kept + 1], window.steps, first, neighbours),
-                *(model.chance, model.factor, alone, total, of_sites, of_classes, explained),
+                *(model.chance, model.factor, alone, chances, of_sites, of_classes, explained),
             )
         chance = of_sites[:2] / np.maximum(of_sites[2:4], 1e-9)
         model = _maximized(of_sites, of_classes, explained)
@@ -95,43 +95,48 @@ def _maximized(sites: np.ndarray, classes: np.ndarray, explained: np.ndarray) ->
     mean = np.maximum(switches.sum(axis=1) / np.maximum(at_risk.sum(axis=1), 1e-9), 1e-7)[:, None]
     chance = (switches + PRIOR_SWITCHES) / (at_risk + PRIOR_SWITCHES / mean)
     factor = (classes[:2] + _PRIOR_FACTOR) / (classes[2:] + _PRIOR_FACTOR)
-    return Switching(np.clip(chance, 1e-7, _MOST), factor, share_alone(explained))
+    return Switching(np.clip(chance, 1e-7, MOST), factor, share_alone(explained))
 
 
 def smoothed_together(
     histories: Histories, grid: Grid, neighbours: np.ndarray, model: Switching
-) -> Iterator[tuple[Window, np.ndarray]]:
-    """The whole series, a window at a time, with (3, rows, m) f8: P(occupied), P(arrived) and P(left) since the row
-    before, of every site given all frames of all sites."""
+) -> Iterator[tuple[Window, np.ndarray, np.ndarray]]:
+    """The whole series, a window at a time.
+
+    With (3, rows, m) f8: P(occupied), P(arrived) and P(left) since the row before, of every site given all frames of
+    all sites; and (2, rows, m) f8, the chances to fill and to empty that these follow from.
+    """
     p = equilibrium(model.chance)  # filtered P(occupied) before the window
+    alone = alone_of(neighbours, model.alone)
     for window in windows(histories, grid, model.chance):
         posterior = window.alone.copy()
+        chances = np.stack(over(window.steps, np.clip(model.chance, 1e-7, 0.9)))  # those it was smoothed with
+        own, told = np.empty_like(chances), np.empty((*chances.shape, neighbours.shape[1]), np.float32)
+        near, every = np.zeros(window.ratio.shape, np.bool_), np.arange(len(window.ratio))
         for _ in range(_TURNS):
-            come, go = _chances(window, posterior, neighbours, model)
-            there_and_back(window.ratio, come, go, p, posterior)
-        p = filtered(window.ratio[: window.kept + 1], come, go, p)
-        yield window, posterior
+            _by_neighbours(posterior[0], neighbours, model.factor, model.chance, own)
+            over(window.steps, own)
+            listen(posterior, own, chances, every, alone, neighbours, told, near, _NEGLIGIBLE)
+            np.copyto(chances, own, where=~near)
+            there_and_back(window.ratio, chances[0], chances[1], p, posterior)
+        p = filtered(window.ratio[: window.kept + 1], chances[0], chances[1], p)
+        yield window, posterior, chances
 
 
-def _chances(window: Window, posterior: np.ndarray, neighbours: np.ndarray, model: Switching) -> np.ndarray:
-    """(2, rows, m) f8, the chances of every site to fill and to empty since the row before, given what is known of the
-    others."""
-    own = np.empty((2, *window.ratio.shape))
-    _by_neighbours(posterior[0], neighbours, model.factor, model.chance, own)
-    arrive, leave = over(window.steps, own)
-    beside = np.zeros_like(own)
-    couple(neighbours, posterior, beside)
-    switching(arrive, leave, alone_of(neighbours, model.alone), beside)
-    return beside
+@njit(cache=True, nogil=True, error_model="numpy")
+def _around(p, neighbours, k, way):
+    """Occupied neighbours to be expected from P(occupied) (m,) around site k, which is empty (`way` 0) or occupied (1):
+    a whole number, and what is beyond it.
 
-
-@njit(cache=True, nogil=True)
-def _around(p, neighbours, k):
-    """Occupied neighbours of site k to be expected from P(occupied) (m,): a whole number, and what is beyond it."""
-    expected = 0.0
+    Where it is open which of two neighbours holds a column it is one column: if it is here, it is not there.
+    """
+    expected, here, missing = 0.0, max(p[k], 1e-12), max(1.0 - p[k], 1e-12)
     for n in neighbours[k]:
         if n >= 0:
-            expected += p[n]
+            if way:
+                expected += 1.0 - min(max((1.0 - p[n]) / here, 0.0), 1.0)
+            else:
+                expected += min(max(p[n] / missing, 0.0), 1.0)
     return int(expected), expected - int(expected)
 
 
@@ -141,10 +146,10 @@ def _by_neighbours(p, neighbours, factor, chance, out):
     proportion."""
     for t in range(p.shape[0]):
         for k in range(p.shape[1]):
-            c, beyond = _around(p[max(t - 1, 0)], neighbours, k)
             for way in range(2):
+                c, beyond = _around(p[max(t - 1, 0)], neighbours, k, way)
                 by = (1.0 - beyond) * factor[way, c] + beyond * factor[way, c + 1]
-                out[way, t, k] = min(max(chance[way, k] * by, 1e-7), _MOST)
+                out[way, t, k] = min(max(chance[way, k] * by, 1e-7), MOST)
 
 
 @njit(cache=True, nogil=True)
@@ -161,8 +166,8 @@ def _count(posterior, steps, first, neighbours, chance, factor, alone, total, si
         if steps[t] != 1:
             continue
         for k in range(p.shape[1]):
-            c, beyond = _around(p[t - 1], neighbours, k)
             for way in range(2):
+                c, beyond = _around(p[t - 1], neighbours, k, way)
                 switched = posterior[1 + way, t, k]
                 at_risk = p[t - 1, k] if way else 1.0 - p[t - 1, k]
                 low, high = (1.0 - beyond) * factor[way, c], beyond * factor[way, c + 1]
