@@ -113,16 +113,26 @@ class EveryWay(nn.Module):
 
     def __init__(self, network: Slim | FusionNet) -> None:
         super().__init__()
-        self.network, self.head = network, network.head
+        self.network, self.mean, self.head = network, _Mean(), network.head
         self.stride, self.multiple_of = network.stride, network.multiple_of
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        total = 0.0
+        views = []
         for picture, turned in ((images, False), (images.transpose(2, 3), True)):
             for axes in ((), (2,), (3,), (2, 3)):
                 logits = self.network(picture.flip(axes)).flip(axes) if axes else self.network(picture)
-                total = total + (logits.transpose(2, 3) if turned else logits)
-        return total / 8
+                views.append(logits.transpose(2, 3) if turned else logits)
+        return self.mean(views)
+
+
+class _Mean(nn.Module):
+    """By itself, so that what is exported can be told by its name."""
+
+    def forward(self, views: list[torch.Tensor]) -> torch.Tensor:
+        total = views[0]
+        for view in views[1:]:
+            total = total + view
+        return total / len(views)
 
 
 def build_network(name: NetworkName, channels: int = 1, classes: int = 1) -> Slim | FusionNet:

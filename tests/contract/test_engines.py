@@ -18,7 +18,12 @@ from engines.precision import tolerance
 from engines.runtime import BACKENDS, GPU_BACKENDS, Backend, Engine, open_engine
 from tests.helpers.tiny_engine import make_tiny_engine, tiny_maps
 
-ENGINES = ["tiny", *list_engines()]
+# of the accurate sizes, which take eight times as long, the default's; the others if asked
+SELDOM = [name for name in list_engines() if "accurate" in name and not name.startswith("au-on-oxide")]
+ENGINES = [
+    "tiny",
+    *(pytest.param(name, marks=[pytest.mark.slow] * (name in SELDOM)) for name in list_engines()),
+]
 
 
 @pytest.fixture

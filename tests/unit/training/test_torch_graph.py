@@ -24,8 +24,9 @@ from training.untrained import write_untrained
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_it_gives_the_golden_output(precision: Precision) -> None:
-    manifest, network, path = read_engine("au-on-oxide-hrtem-fp32")
+@pytest.mark.parametrize("name", ["au-on-oxide-hrtem-fp32", "au-on-oxide-hrtem-accurate-fp32"])
+def test_it_gives_the_golden_output(name: str, precision: Precision) -> None:
+    manifest, network, path = read_engine(name)
     kept = Kept(TorchNetwork(network, precision, None))
     with np.load(path.with_name(manifest.golden)) as golden:
         difference = np.abs(kept.run(golden["input"]) - golden["output"]).max()
