@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stream.matching import cells
-from stream.rigid import GATE, cast_votes, count, settle, turn_between, turned
+from stream.rigid import BESIDE, GATE, cast_votes, count, settle, turn_between, turned
 
 _ALPHA = 0.05  # of the running mean of unpartnered points
 _LEAP = 0.2  # of the spacing, from one frame to the next: so far a lattice is easily mistaken by one column
@@ -107,7 +107,7 @@ class Drift:
         if len(yx) < self.least:
             return self._give(self._yx_px, float("nan"), 0, measured=False, lost=True)
 
-        known = _Known(reference, cells(reference, 0.5 * spacing_px), spacing_px)
+        known = _Known(reference, cells(reference, BESIDE * spacing_px), spacing_px)
         fit = self._fit(yx, known, self._yx_px)
         usual = self._unmatched[0]
         far = np.hypot(*(fit.shift - self._yx_px)) > _LEAP * spacing_px

@@ -8,6 +8,7 @@ from numba import njit
 from stream.matching import match_in, nearest_in
 
 GATE = 0.25  # of the spacing: a column further from a site than this is no partner of it
+BESIDE = 0.75  # of the spacing: a column nearer than this to a site, and no partner of it, is between sites
 _TURNING = 12  # matched columns needed to tell a turn
 _ENOUGH = 600  # columns looked at for that
 _CHANCE = 1.5  # standard errors of a turn that are taken for chance
@@ -89,13 +90,15 @@ def count(yx, reference, sites, shift, seen, shape, spacing_px):
     """Partners, and the columns and sites that should have one and do not, under one shift.
 
     A column outside of what was ever in view (`seen`, less a spacing: nearer, a site may be too new), or a site out
-    of view now, need not have one.
+    of view now, need not have one. Nor need a column between sites, as a network makes of noise: it lies so wherever
+    the lattice fits itself again, and tells nothing of which of these places is right.
 
     Returns the number of partners, of columns and of sites that count, of those of either without a partner, and the
     sum of squared distances of partners.
     """
     moved = yx - shift
     partner = match_in(moved, sites, GATE * spacing_px)
+    beside, _ = nearest_in(moved, sites, BESIDE * spacing_px)
     due = np.zeros(len(reference), np.bool_)
     in_view = 0
     for j in range(len(reference)):
@@ -114,7 +117,7 @@ def count(yx, reference, sites, shift, seen, shape, spacing_px):
             matched += 1
             due[j] = False
             square += (moved[i, 0] - reference[j, 0]) ** 2 + (moved[i, 1] - reference[j, 1]) ** 2
-        elif known:
+        elif known and beside[i] < 0:
             unmatched += 1
         columns += known or j >= 0
     for j in range(len(reference)):

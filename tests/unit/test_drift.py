@@ -148,3 +148,17 @@ def test_a_jump_from_one_place_of_the_lattice_to_the_next_is_seen_among_many_fal
             shift = drift.update(columns(rng, sites, step, 0.9, 60), sites, SPACING_PX)
         wrong.append(np.hypot(*(shift.yx_px - step)) > 1.0)
     assert np.mean(wrong) <= 0.05
+
+
+def test_columns_seen_between_those_that_are_there_do_not_hide_such_a_jump():
+    """As a network sees the gaps of dark columns at low dose: at every frame others."""
+    rng, sites = np.random.default_rng(13), particle(75)
+    wrong = []
+    for step in np.repeat([*np.array(VECTORS), *-np.array(VECTORS)], 10, axis=0):
+        drift = Drift(SHAPE)
+        for shift in [np.zeros(2)] * 30 + [step]:
+            between = sites + np.array(VECTORS)[rng.integers(0, 2, len(sites))] / 2
+            seen = columns(rng, sites, shift, 0.85), columns(rng, between, shift, 0.4, 0)
+            found = drift.update(np.concatenate(seen), sites, SPACING_PX)
+        wrong.append(np.hypot(*(found.yx_px - step)) > 1.0)
+    assert np.mean(wrong) <= 0.05
