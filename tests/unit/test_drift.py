@@ -158,7 +158,7 @@ def test_columns_seen_between_those_that_are_there_do_not_hide_such_a_jump():
         drift = Drift(SHAPE)
         for shift in [np.zeros(2)] * 30 + [step]:
             between = sites + np.array(VECTORS)[rng.integers(0, 2, len(sites))] / 2
-            seen = columns(rng, sites, shift, 0.85), columns(rng, between, shift, 0.4, 0)
+            seen = columns(rng, sites, shift, 0.85), columns(rng, between, shift, 0.5, 0)
             found = drift.update(np.concatenate(seen), sites, SPACING_PX)
         wrong.append(np.hypot(*(found.yx_px - step)) > 1.0)
     assert np.mean(wrong) <= 0.05
