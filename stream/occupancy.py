@@ -300,7 +300,7 @@ class OccupancyFilter:
         """Smooth the frame `back` updates ago; the frame before it was smoothed last."""
         slots = np.array([self._slot(b) for b in range(back + 1, -1, -1)])
         now = slots[1]
-        together = self._together(slots, neighbours)
+        together = self._together(slots, neighbours, first=back == self._count - 1)
         observed = self._observed[now].copy()
         # across a gap, only the share of the switches that falls into observed time
         share = min(1.0, self.frame_period_s / self._elapsed_s[now])
@@ -311,10 +311,11 @@ class OccupancyFilter:
         frame, t_ns = self._when[now].tolist()
         return Smoothed(frame, t_ns, float(self._elapsed_s[now]), together[0], observed)
 
-    def _together(self, slots: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
+    def _together(self, slots: np.ndarray, neighbours: np.ndarray, first: bool) -> np.ndarray:
         """(3, m) f8: P(occupied) in the second of `slots` (in order of time), P(arrived) and P(left) since the first.
 
-        Given all frames so far of all sites; what is settled of the past moves on by one frame.
+        Given all frames so far of all sites; what is settled of the past moves on by one frame. In the `first` frame of
+        all no switch is told, for nothing is known of before.
         """
         posterior, chances = self._scratch[:3, : len(slots)], self._scratch[3:]
         look_back(slots, self._forward, self._own[0], self._own[1], self._ratio, posterior)
@@ -338,6 +339,8 @@ class OccupancyFilter:
             posterior[:, :, some] = anew
         self._settled[some] = filtered(ratio[:2], come, go, past[some])
         together = posterior[:, 1].copy()
+        if first:
+            together[1:] = 0.0
         by_itself = np.minimum(alone * self._own[:, slots[1]] / chances[:, slots[1]], 1.0)
         self._explained += np.vdot(together[1:], by_itself), together[1:].sum()
         return together
