@@ -68,7 +68,8 @@ def in_fp32_again(network: bytes) -> bytes:
     bf16, fp32 = onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT
     kinds = {t.data_type for t in model.graph.initializer}
     assert bf16 in kinds
-    for tensor in model.graph.initializer:
+    constants = [a.t for node in model.graph.node if node.op_type == "Constant" for a in node.attribute]
+    for tensor in (*model.graph.initializer, *constants):
         if tensor.data_type == bf16:
             values = (np.frombuffer(tensor.raw_data, "<u2").astype("<u4") << 16).view("<f4")
             tensor.CopyFrom(onnx.numpy_helper.from_array(values.reshape(tensor.dims), tensor.name))
