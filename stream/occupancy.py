@@ -11,15 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stream.beside import alone_of, listen, share_alone
-from stream.markov import advance, filtered, look_back, tally, there_and_back
+from stream.beside import alone_of, share_alone
+from stream.fixed_lag import FixedLag
+from stream.markov import advance, tally
 
 _FASTEST, _SLOWEST = 20.0, 0.1  # a site's rates stay within these multiples of the start value
 _PRIOR_SWITCHES = 1.0  # weight of the start value against a site's own record, in switches
 _SHORTEST = 200.0  # frames of a site's record that its rates are drawn from, or half of it if that is more:
 # what was made of the first frames, with rates that were only assumed, must not be held for what happened
-_TURNS = 2  # in which sites hear what their neighbours have to tell
-_NEGLIGIBLE = 1e-2  # chance that a site switched in a frame, below which its neighbours do not ask it
 FAST = 0.03  # rate × frame period from which one event in ten is missed
 
 
@@ -110,11 +109,7 @@ class OccupancyFilter:
         self._explained = np.zeros(2)  # switches that no neighbour's explains, and all
         self._recent = np.empty((2, 2, 0))  # expected switches, and time at risk of them in s; the past fades
         self._resting = np.empty(0, np.bool_)  # sites that nobody looks at
-        # of the smoother, kept so as not to be asked for every frame
-        self._scratch, self._told = (
-            np.empty((5, self._slots, 0)),
-            np.empty((2, self._slots, 0, 0), np.float32),
-        )
+        self._smoother = FixedLag(self._slots)
 
     def __len__(self) -> int:
         return self._forward.shape[1]
@@ -186,7 +181,6 @@ class OccupancyFilter:
             setattr(
                 self, name, np.concatenate([array, np.zeros((*array.shape[:-1], new), array.dtype)], axis=-1)
             )
-        self._scratch = np.empty((5, self._slots, len(self)))
         self.begin(np.arange(len(self) - new, len(self)), log_ratio, observed, empty_frames)
 
     def begin(
@@ -300,7 +294,13 @@ class OccupancyFilter:
         """Smooth the frame `back` updates ago; the frame before it was smoothed last."""
         slots = np.array([self._slot(b) for b in range(back + 1, -1, -1)])
         now = slots[1]
-        together = self._together(slots, neighbours, first=back == self._count - 1)
+        alone = alone_of(neighbours, share_alone(self._explained))
+        together, by_itself, self._settled = self._smoother.smooth(
+            slots, self._forward, self._own, self._ratio, self._settled, neighbours, alone
+        )
+        if back == self._count - 1:
+            together[1:] = 0.0  # the first frame of all tells no switch, for nothing is known of before
+        self._explained += np.vdot(together[1:], by_itself), together[1:].sum()
         observed = self._observed[now].copy()
         # across a gap, only the share of the switches that falls into observed time
         share = min(1.0, self.frame_period_s / self._elapsed_s[now])
@@ -310,40 +310,6 @@ class OccupancyFilter:
         )
         frame, t_ns = self._when[now].tolist()
         return Smoothed(frame, t_ns, float(self._elapsed_s[now]), together[0], observed)
-
-    def _together(self, slots: np.ndarray, neighbours: np.ndarray, first: bool) -> np.ndarray:
-        """(3, m) f8: P(occupied) in the second of `slots` (in order of time), P(arrived) and P(left) since the first.
-
-        Given all frames so far of all sites; what is settled of the past moves on by one frame. In the `first` frame of
-        all no switch is told, for nothing is known of before.
-        """
-        posterior, chances = self._scratch[:3, : len(slots)], self._scratch[3:]
-        look_back(slots, self._forward, self._own[0], self._own[1], self._ratio, posterior)
-        np.copyto(chances, self._own)
-        alone = alone_of(neighbours, share_alone(self._explained))
-        if self._told.shape[2:] != neighbours.shape:
-            self._told = np.empty((2, self._slots, *neighbours.shape), np.float32)
-        near, asked = np.zeros((2, *posterior.shape[1:]), np.bool_)
-        past = self._settled
-        self._settled = self._forward[slots[1]].copy()
-        for _ in range(_TURNS):
-            listen(posterior, self._own, chances, slots, alone, neighbours, self._told, near, _NEGLIGIBLE)
-            asked |= near
-            some = np.flatnonzero(asked.any(axis=0))  # the others have nothing to do with each other now
-            rows = slots[:, None], some
-            ratio = self._ratio[rows]
-            ratio[0] = 1.0  # is in what is settled
-            come, go = chances[0][rows], chances[1][rows]
-            anew = np.empty((3, *ratio.shape))
-            there_and_back(ratio, come, go, past[some], anew)
-            posterior[:, :, some] = anew
-        self._settled[some] = filtered(ratio[:2], come, go, past[some])
-        together = posterior[:, 1].copy()
-        if first:
-            together[1:] = 0.0
-        by_itself = np.minimum(alone * self._own[:, slots[1]] / chances[:, slots[1]], 1.0)
-        self._explained += np.vdot(together[1:], by_itself), together[1:].sum()
-        return together
 
     _FIELDS = (
         *("_when", "_elapsed_s", "_forward", "_own", "_ratio"),
@@ -359,7 +325,6 @@ class OccupancyFilter:
         """Go on from a `state()` of a filter made with the same arguments."""
         for name in self._FIELDS:
             setattr(self, name, np.array(state[name.strip("_")]))
-        self._scratch = np.empty((5, self._slots, len(self)))
         self._count, self._finished = int(state["count"][0]), bool(state["count"][1])
 
 

@@ -60,7 +60,7 @@ def export(
     judged = judged_images(trained.recipe, cache)
     calibration = calibration_images(trained.recipe, cache)
     written = []
-    for size, network in ((name, _network_of(trained)), (f"{name}-accurate", EveryWay(_network_of(trained)))):
+    for size, network in ((name, network_of(trained)), (f"{name}-accurate", EveryWay(network_of(trained)))):
         threshold = _best_threshold(network, judged, trained.recipe)
         log.info("%s: best threshold on the validation set %.2f, moved to 0.5", size, threshold)
         plain, quantized = out / f"{size}-fp32.onnx", out / f"{size}.onnx"
@@ -73,7 +73,8 @@ def export(
     return written
 
 
-def _network_of(trained: Checkpoint) -> Slim | FusionNet:
+def network_of(trained: Checkpoint) -> Slim | FusionNet:
+    """The network of a checkpoint, as it is used."""
     network = build_network(trained.recipe.train.network, classes=len(trained.recipe.classes))
     network.load_state_dict(trained.network)
     return network.eval()

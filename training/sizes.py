@@ -23,8 +23,8 @@ from training.checkpoint import Checkpoint, TrainingError, with_seed
 from training.dataset import DEFAULT_CACHE
 from training.evaluate import Score, best_threshold, candidates, network_maps, score_at
 from training.exitwave import CacheError
-from training.export import Probabilities, openvino_maps, to_onnx
-from training.networks import FusionNet, NetworkName, Slim, build_network
+from training.export import Probabilities, network_of, openvino_maps, to_onnx
+from training.networks import FusionNet, NetworkName, Slim
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.sources import judged_images
 from training.timing import processor
@@ -81,16 +81,15 @@ def variant(recipe: Recipe, network: NetworkName, nm_px: float, steps: int, spec
     )
 
 
-def measured(recipe: Recipe, cache: Path, trained: dict[str, Path]) -> list[Size]:
+def measured(cache: Path, trained: dict[str, Path]) -> list[Size]:
     """Judge and time networks, by label, from their checkpoints; in timing they take turns."""
     torch.set_num_threads(1)
     found, onnx = [], {}
     rng = np.random.default_rng(0)
     for label, folder in trained.items():
         checkpoint = Checkpoint.load(folder / "checkpoint.pt")
-        network = build_network(checkpoint.recipe.train.network, classes=len(recipe.classes))
-        network.load_state_dict(checkpoint.network)
-        scores = _scores(network.eval(), checkpoint.recipe, cache)
+        network = network_of(checkpoint)
+        scores = _scores(network, checkpoint.recipe, cache)
         found.append((label, scores, sum(p.numel() for p in network.parameters())))
         to_onnx(Probabilities(network), folder / "network.onnx", network.multiple_of)
         side_px = _whole(FIELD_NM / checkpoint.recipe.engine.nominal_nm_px)
@@ -173,7 +172,7 @@ def main() -> None:
                 variant(recipe, network, sampling, asked.steps, asked.specimens), folder, cache=asked.cache,
                 resume=(folder / "checkpoint.pt").exists(), device=asked.device, threads=1, workers=asked.workers,
             )  # fmt: skip
-        table = markdown(measured(recipe, asked.cache, trained), recipe, asked.steps, asked.specimens)
+        table = markdown(measured(asked.cache, trained), recipe, asked.steps, asked.specimens)
         (asked.out / "sizes.md").write_text(table, encoding="utf-8")
         print(table)
     except (RecipeError, TrainingError, CacheError) as error:

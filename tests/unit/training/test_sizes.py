@@ -10,6 +10,7 @@ pytest.importorskip("abtem")
 
 from tests.helpers.tiny_recipe import write_recipe
 from training import sizes
+from training.networks import build_network
 from training.recipe import RECIPES, load_recipe
 from training.sizes import variant
 
@@ -53,7 +54,7 @@ def test_a_table_says_of_each_how_right_and_how_fast_it_is(cache, tmp_path, monk
     rows.sort(key=lambda row: row[0], reverse=True)
     assert [row[:2] for row in rows] == [["slim16_s2", "0.02"], ["fn16_s2", "0.02"]]
     weights, ms = ([float(row[k].replace(",", "")) for row in rows] for k in (2, 3))
-    assert weights[0] == sum(p.numel() for p in sizes.build_network("slim16_s2").parameters())
+    assert weights[0] == sum(p.numel() for p in build_network("slim16_s2").parameters())
     assert min(ms) > 0
     assert all(0 <= float(cell) <= 1 for row in rows for cell in row[4:6])
 
