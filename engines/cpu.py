@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engines.manifest import EngineMismatch
 
+if TYPE_CHECKING:
+    import openvino
+
 SHAPES_KEPT = 4  # compiled networks, one per input shape; an instrument uses one or two
 Run = Callable[[np.ndarray], np.ndarray]
+
+
+@cache
+def openvino_core() -> openvino.Core:
+    """OpenVINO, opened once and kept until the process ends.
+
+    A core brings its own stack for signals (processors with AMX), and two that go in the order they came
+    leave the process with a stack that is freed: the next signal, Ctrl-C as well, would end it.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _openvino(network: bytes, threads: int) -> Run:
     """One compiled network per input shape: static shapes run faster than dynamic ones."""
     try:
         import openvino
+
+        core = openvino_core()
     except ImportError as error:
         raise _missing("openvino", error) from error
     settings = {
@@ -24,7 +43,6 @@ def _openvino(network: bytes, threads: int) -> Run:
         "INFERENCE_NUM_THREADS": threads,
         "ENABLE_CPU_PINNING": False,  # pinned, every process of this machine would want the same core
     }
-    core = openvino.Core()
     try:
         model = core.read_model(network, b"")
     except RuntimeError as error:

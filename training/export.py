@@ -12,6 +12,7 @@ import onnx
 import torch
 from torch import nn
 
+from engines.cpu import openvino_core
 from engines.manifest import Manifest
 from training.checkpoint import Checkpoint
 from training.dataset import DEFAULT_CACHE
@@ -127,10 +128,8 @@ def openvino_maps(path: Path, threads: int = 0) -> Callable[[np.ndarray], np.nda
 
     On so many threads, or on as many as there are cores.
     """
-    import openvino
-
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
-    compiled = openvino.Core().compile_model(path, "CPU", settings)
+    compiled = openvino_core().compile_model(path, "CPU", settings)
     return lambda images: compiled(images)[0].copy()
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from engines.precision import tolerance
 from engines.runtime import BACKENDS, GPU_BACKENDS, Backend, Engine, open_engine
 from tests.helpers.tiny_engine import make_tiny_engine, tiny_maps
 
+ROOT = Path(__file__).parents[2]
 # of the accurate sizes, which take eight times as long, the default's; the others if asked
 SELDOM = [name for name in list_engines() if "accurate" in name and not name.startswith("au-on-oxide")]
 ENGINES = [
@@ -130,6 +133,26 @@ def test_closed_is_closed(engine_path: Path, backend: Backend) -> None:
     engine.close()
     with pytest.raises(ValueError, match="is closed"):
         engine.run(images)
+
+
+def test_engines_that_come_and_go_leave_signals_as_they_were(tiny: Path, backend: Backend) -> None:
+    """In a process of its own: where this fails, the signal is the end of it (on processors with AMX)."""
+    asked = """
+import signal, sys
+from engines.runtime import open_engine
+engines = [open_engine(sys.argv[1], backend=sys.argv[2]) for _ in range(3)]
+while engines:
+    engines.pop(0).close()
+came = []
+signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+signal.raise_signal(signal.SIGINT)
+assert came == [signal.SIGINT]
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", asked, str(tiny), backend],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_many_shapes_in_turn_stay_right(tiny: Path, backend: Backend) -> None:
