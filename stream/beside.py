@@ -60,20 +60,22 @@ def listen(posterior, own, chances, slots, alone, neighbours, told, near, neglig
         for k in sites[:count]:
             vacancy[k] = _vacancy(p[t - 1], arrive, neighbours[k])
             arrived[k], left[k] = up[t, k] / chances[0, s, k], down[t, k] / chances[1, s, k]
-        for k in sites[:count]:
+        for i in range(count):
+            k = sites[i]
             hop = 1.0 - alone[k]
             for e in range(neighbours.shape[1]):
                 n = neighbours[k, e]
-                heard[0, k, e] = heard[1, k, e] = 0.0
+                heard[0, i, e] = heard[1, i, e] = 0.0
                 if n >= 0 and stirs[n]:
                     its, mine = _told_by(k, n, t, told, neighbours) if was_near[n] else (0.0, 0.0)
                     out_of = left[n] / max(1.0 - left[n] * mine, 1e-6)
                     into = arrived[n] / max(1.0 - arrived[n] * its, 1e-6)
-                    heard[0, k, e] = hop * leave[n] * arrive[k] / vacancy[n] * out_of
-                    heard[1, k, e] = hop * leave[k] * arrive[n] / vacancy[k] * into
-        for k in sites[:count]:
-            chances[0, s, k] = _take_in(k, arrive[k] * alone[k], heard[0], told[0, t])
-            chances[1, s, k] = _take_in(k, leave[k] * alone[k], heard[1], told[1, t])
+                    heard[0, i, e] = hop * leave[n] * arrive[k] / vacancy[n] * out_of
+                    heard[1, i, e] = hop * leave[k] * arrive[n] / vacancy[k] * into
+        for i in range(count):
+            k = sites[i]
+            chances[0, s, k] = _take_in(arrive[k] * alone[k], heard[0, i], told[0, t, k])
+            chances[1, s, k] = _take_in(leave[k] * alone[k], heard[1, i], told[1, t, k])
 
 
 @njit(cache=True, nogil=True)
@@ -82,18 +84,18 @@ def _stirring(up, down, neighbours, negligible, stirs, near, sites):
 
     The latter are listed in `sites`, too; returns how many they are.
     """
-    count = 0
     near[:] = False
-    for k in range(len(up)):
+    for k in range(len(up)):  # without a branch: eight at once
         stirs[k] = up[k] + down[k] > negligible
-        if stirs[k]:
-            if not near[k]:
-                near[k], sites[count] = True, k
+    count = 0
+    for k in np.flatnonzero(stirs):
+        if not near[k]:
+            near[k], sites[count] = True, k
+            count += 1
+        for n in neighbours[k]:
+            if n >= 0 and not near[n]:
+                near[n], sites[count] = True, n
                 count += 1
-            for n in neighbours[k]:
-                if n >= 0 and not near[n]:
-                    near[n], sites[count] = True, n
-                    count += 1
     return count
 
 
@@ -118,12 +120,12 @@ def _told_by(k, n, t, told, neighbours):
 
 
 @njit(cache=True, nogil=True)
-def _take_in(k, of_itself, heard, told):
-    """The chance of site k to switch `of_itself` or by what it `heard` (m, k), which is kept in `told` (m, k)."""
+def _take_in(of_itself, heard, told):
+    """The chance of a site to switch `of_itself` or by what it `heard` (k,), which is kept in `told` (k,)."""
     total = of_itself
-    for e in range(heard.shape[1]):
-        total += heard[k, e]
+    for part in heard:
+        total += part
     chance = min(total, MOST)
-    for e in range(heard.shape[1]):
-        told[k, e] = heard[k, e] * (chance / total)
+    for e in range(len(heard)):
+        told[e] = heard[e] * (chance / total)
     return chance

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 
 from stream.beside import listen
 from stream.markov import filtered, look_back, there_and_back
@@ -54,19 +55,36 @@ class FixedLag:
         posterior, chances = self._scratch[:3, : len(slots)], self._scratch[3:]
         look_back(slots, forward, own[0], own[1], ratio, posterior)
         np.copyto(chances, own)
-        near, asked = np.zeros((2, *posterior.shape[1:]), np.bool_)
+        near, asked = np.zeros(posterior.shape[1:], np.bool_), np.zeros(len(neighbours), np.bool_)
         settled = forward[slots[1]].copy()
         for _ in range(_TURNS):
             listen(posterior, own, chances, slots, alone, neighbours, self._told, near, _NEGLIGIBLE)
-            asked |= near
-            some = np.flatnonzero(asked.any(axis=0))  # the others have nothing to do with each other now
-            rows = slots[:, None], some
-            told = ratio[rows]
-            told[0] = 1.0  # is in the past
-            come, go = chances[0][rows], chances[1][rows]
-            anew = np.empty((3, *told.shape))
-            there_and_back(told, come, go, past[some], anew)
-            posterior[:, :, some] = anew
-        settled[some] = filtered(told[:2], come, go, past[some])
+            _again(slots, ratio, chances, past, near, asked, posterior, settled)
         by_itself = np.minimum(alone * own[:, slots[1]] / chances[:, slots[1]], 1.0)
         return posterior[:, 1].copy(), by_itself, settled
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _again(slots, ratio, chances, past, near, asked, posterior, settled):
+    """Smooth the sites that are `near`, or `asked` before, by the `chances` they have now.
+
+    Arrays as in `FixedLag.smooth`; `asked` (m,) bool, `posterior` and `settled` are changed in place.
+    """
+    rows = len(slots)
+    for t in range(rows):
+        asked |= near[t]
+    sites = np.flatnonzero(asked)  # the others have nothing to do with each other now
+    told, come, go = np.empty((3, rows, len(sites)))
+    for t in range(rows):
+        s = slots[t]
+        for i in range(len(sites)):
+            k = sites[i]
+            told[t, i] = ratio[s, k] if t else 1.0  # the first is in the past
+            come[t, i], go[t, i] = chances[0, s, k], chances[1, s, k]
+    before, anew = past[sites], np.empty((3, rows, len(sites)))
+    there_and_back(told, come, go, before, anew)
+    for what in range(3):
+        for t in range(rows):
+            for i in range(len(sites)):
+                posterior[what, t, sites[i]] = anew[what, t, i]
+    settled[sites] = filtered(told[:2], come, go, before)

@@ -100,13 +100,17 @@ def nearest(yx, reference, radius):
 
 
 @njit(cache=True, nogil=True)
-def match_in(yx, sorted_cells, radius):
-    """As `match`, of reference points sorted by `cells` with a size of at least `radius`."""
-    index, distance2 = nearest_in(yx, sorted_cells, radius)
-    owner = np.full(len(sorted_cells[0]), -1, np.int64)
-    for i in range(len(yx)):
+def one_to_one(index, distance2, radius, m):
+    """Of the points that chose one of `m` reference points, leave it to the nearest, if it lies within `radius`.
+
+    `index` and `distance2` are those of `nearest`, of a radius as large or larger; `index` is changed in place.
+    """
+    owner = np.full(m, -1, np.int64)
+    for i in range(len(index)):
         j = index[i]
-        if j >= 0:
+        if distance2[i] > radius * radius:
+            index[i] = -1
+        elif j >= 0:
             if owner[j] < 0:
                 owner[j] = i
             elif distance2[i] < distance2[owner[j]]:
@@ -114,7 +118,6 @@ def match_in(yx, sorted_cells, radius):
                 owner[j] = i
             else:
                 index[i] = -1
-    return index
 
 
 @njit(cache=True, nogil=True)
@@ -123,7 +126,9 @@ def match(yx, reference, radius):
 
     Parameters as in `nearest`. Returns the row of `reference` for each point, (n,) i8, or -1.
     """
-    return match_in(yx, cells(reference, radius), radius)
+    index, distance2 = nearest(yx, reference, radius)
+    one_to_one(index, distance2, radius, len(reference))
+    return index
 
 
 @njit(cache=True, nogil=True)

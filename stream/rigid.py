@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from stream.matching import match_in, nearest_in
+from stream.matching import nearest_in, one_to_one
 
 GATE = 0.25  # of the spacing: a column further from a site than this is no partner of it
 BESIDE = 0.75  # of the spacing: a column nearer than this to a site, and no partner of it, is between sites
 _TURNING = 12  # matched columns needed to tell a turn
-_ENOUGH = 600  # columns looked at for that
+_ENOUGH = 600  # columns looked at for that, and for the first look at a shift
 _CHANCE = 1.5  # standard errors of a turn that are taken for chance
 
 
@@ -69,19 +69,25 @@ def cast_votes(yx, sites, centre, half, bin_px):
 
 @njit(cache=True, nogil=True)
 def settle(yx, reference, sites, start, spacing_px):
-    """The shift near `start` that makes the median residual vanish, with a wide gate and a close one.
+    """The shift near `start` that makes the median residual vanish, some columns with a wide gate, then all closely.
 
     `sites` are the `cells` of the reference.
     """
     shift = start.copy()
-    for gate in (0.5, GATE):
-        partner, _ = nearest_in(yx - shift, sites, gate * spacing_px)
-        found = np.flatnonzero(partner >= 0)
-        if len(found) == 0:
+    for gate, step in ((0.5, 1 + len(yx) // _ENOUGH), (GATE, 1)):
+        some = yx[::step]
+        partner, _ = nearest_in(some - shift, sites, gate * spacing_px)
+        residual = np.empty((2, len(some)))
+        found = 0
+        for i in range(len(some)):
+            j = partner[i]
+            if j >= 0:
+                residual[0, found] = some[i, 0] - reference[j, 0]
+                residual[1, found] = some[i, 1] - reference[j, 1]
+                found += 1
+        if found == 0:
             break
-        residual = yx[found] - reference[partner[found]]
-        shift[0] = np.median(residual[:, 0])
-        shift[1] = np.median(residual[:, 1])
+        shift[0], shift[1] = np.median(residual[0, :found]), np.median(residual[1, :found])
     return shift
 
 
@@ -97,8 +103,9 @@ def count(yx, reference, sites, shift, seen, shape, spacing_px):
     sum of squared distances of partners.
     """
     moved = yx - shift
-    partner = match_in(moved, sites, GATE * spacing_px)
-    beside, _ = nearest_in(moved, sites, BESIDE * spacing_px)
+    beside, distance2 = nearest_in(moved, sites, BESIDE * spacing_px)
+    partner = beside.copy()
+    one_to_one(partner, distance2, GATE * spacing_px, len(reference))
     due = np.zeros(len(reference), np.bool_)
     in_view = 0
     for j in range(len(reference)):
@@ -125,9 +132,8 @@ def count(yx, reference, sites, shift, seen, shape, spacing_px):
     return matched, columns, in_view, unmatched, square
 
 
-def turn_between(
-    yx: np.ndarray, reference: np.ndarray, sites: tuple, centre: np.ndarray, gate: float
-) -> float:
+@njit(cache=True, nogil=True, error_model="numpy")
+def turn_between(yx, reference, sites, centre, gate):
     """By how much `yx` (n, 2) is turned about `centre` against `reference` (m, 2), in rad; 0 where chance would do it.
 
     `sites` are the `cells` of the reference.
@@ -135,19 +141,23 @@ def turn_between(
     Least squares over partners, those far off left out; what could be chance is taken off, so that noise makes no
     turn and a slow one is followed a little later.
     """
-    yx = np.ascontiguousarray(yx[:: 1 + len(yx) // _ENOUGH])
-    partner, _ = nearest_in(yx, sites, gate)
+    some = yx[:: 1 + len(yx) // _ENOUGH]
+    partner, distance2 = nearest_in(some, sites, gate)
     found = np.flatnonzero(partner >= 0)
     if len(found) < _TURNING:
         return 0.0
-    arm = reference[partner[found]] - centre
-    residual = yx[found] - reference[partner[found]]
-    size = np.hypot(*residual.T)
-    near = size <= 3.0 * np.median(size)
-    arm, residual = arm[near] - arm[near].mean(axis=0), residual[near] - residual[near].mean(axis=0)
+    near = found[distance2[found] <= 9.0 * np.median(distance2[found])]
+    n = len(near)
+    arm, residual = np.empty((2, n)), np.empty((2, n))
+    for axis in range(2):
+        for i in range(n):
+            site = reference[partner[near[i]], axis]
+            arm[axis, i], residual[axis, i] = site - centre[axis], some[near[i], axis] - site
+        arm[axis] -= arm[axis].mean()
+        residual[axis] -= residual[axis].mean()
     lever2 = (arm**2).sum()
     if not lever2 > 0:
         return 0.0
-    turn = float((arm[:, 1] * residual[:, 0] - arm[:, 0] * residual[:, 1]).sum() / lever2)
-    chance = _CHANCE**2 * 0.5 * float((residual**2).mean(axis=0).sum() / lever2)
+    turn = (arm[1] * residual[0] - arm[0] * residual[1]).sum() / lever2
+    chance = _CHANCE**2 * 0.5 * ((residual**2).sum() / n) / lever2
     return turn * max(0.0, 1.0 - chance / max(turn**2, 1e-300))
