@@ -81,8 +81,9 @@ def evaluate(
         from training.exitwave import CacheError
         from training.measure import Reader
         from training.recipe import RecipeError, load_recipe, recipe_named
-        from training.report import evaluate_engine, validation_subjects
+        from training.report import evaluate_engine
         from training.report_stem import evaluate_stem_engine
+        from training.shots import validation_subjects
         from training.stem_images import validation_scenes
     from engines.runtime import open_engine
     from stream.infer import ColumnFinder

@@ -196,6 +196,6 @@ def judge_columns(columns: Columns, truth: Truth, threshold: float) -> Score:
 
 def best_threshold(by_dose: dict[float, list[tuple[Columns, Truth]]]) -> float:
     """The threshold of the highest F1 averaged over doses."""
-    thresholds = np.linspace(0.2, 0.8, 31)
+    thresholds = np.linspace(0.1, 0.9, 41)
     mean = [np.mean([score_at(found, t).f1 for found in by_dose.values()]) for t in thresholds]
     return float(thresholds[int(np.argmax(mean))])

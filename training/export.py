@@ -19,7 +19,7 @@ from training.dataset import DEFAULT_CACHE
 from training.evaluate import best_threshold, candidates, network_maps, score_at
 from training.networks import EveryWay, FusionNet, Slim, build_network
 from training.recipe import Recipe
-from training.sources import Shown, calibration_images, judged_images
+from training.sources import Shown, calibration_images, judged_images, threshold_images
 from training.zone_axes import known_zone_axes
 
 log = logging.getLogger(__name__)
@@ -59,11 +59,12 @@ def export(
     out.mkdir(parents=True, exist_ok=True)
     trained = Checkpoint.load(Path(checkpoint))
     judged = judged_images(trained.recipe, cache)
+    tuning = threshold_images(trained.recipe, cache)
     calibration = calibration_images(trained.recipe, cache)
     written = []
     for size, network in ((name, network_of(trained)), (f"{name}-accurate", EveryWay(network_of(trained)))):
-        threshold = _best_threshold(network, judged, trained.recipe)
-        log.info("%s: best threshold on the validation set %.2f, moved to 0.5", size, threshold)
+        threshold = _best_threshold(network, tuning, trained.recipe)
+        log.info("%s: best threshold on validation specimens %.2f, moved to 0.5", size, threshold)
         plain, quantized = out / f"{size}-fp32.onnx", out / f"{size}.onnx"
         to_onnx(Probabilities(network, threshold), plain, network.multiple_of)
         quantize(plain, quantized, calibration)
@@ -81,10 +82,10 @@ def network_of(trained: Checkpoint) -> Slim | FusionNet:
     return network.eval()
 
 
-def _best_threshold(network: Exported, judged: Shown, recipe: Recipe) -> float:
+def _best_threshold(network: Exported, tuning: Shown, recipe: Recipe) -> float:
     maps = network_maps(network)
     return best_threshold(
-        {dose: candidates(maps, network.stride, some, recipe) for dose, some in judged.items()}
+        {dose: candidates(maps, network.stride, some, recipe) for dose, some in tuning.items()}
     )
 
 

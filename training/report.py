@@ -12,32 +12,15 @@ import numpy as np
 
 from engines.manifest import Manifest
 from training import figures
-from training.dataset import VALIDATION_SEEDS
 from training.evaluate import CANDIDATE
-from training.exitwave import ExitWave, exit_waves
-from training.facts import SpecimenFacts, specimen_facts
 from training.measure import Measured, Reader, Reading, measure
 from training.pictures import draw_pictures
 from training.recipe import Recipe
 from training.report_text import markdown
-from training.shots import LEAST_AGREEMENT, MOST_SMEAR, shoot
+from training.shots import DRAWS, LEAST_AGREEMENT, MOST_SMEAR, Subjects, shoot
 from training.timing import time_per_frame
 
-DRAWS = 4  # sets of conditions per specimen
 LOG_IMAGES = 24  # of all images, and of the usable ones, that the tuned LoG reads
-
-Subjects = tuple[list[ExitWave], list[SpecimenFacts]]
-
-
-def validation_subjects(recipe: Recipe, cache: Path, specimens: int | None = None) -> Subjects:
-    """The first validation specimens of a recipe, all of them for None: exit waves and facts."""
-    seeds = range(VALIDATION_SEEDS, VALIDATION_SEEDS + (specimens or recipe.data.validation))
-    waves = exit_waves(recipe.validation_specimen, recipe.waves, seeds, cache)
-    facts = [
-        specimen_facts(recipe.validation_specimen, seed, wave)
-        for seed, wave in zip(seeds, waves, strict=True)
-    ]
-    return waves, facts
 
 
 def evaluate_engine(
@@ -69,7 +52,7 @@ def evaluate_engine(
     name, *others = readers
     kind, doses = recipe.validation_specimen.kind, recipe.data.doses_e_angstrom2
     taken = doses_e_angstrom2 or (10 * max(doses), *doses)
-    measured = measure(shoot(recipe, waves, facts, draws, taken), readers, log_images, on_shot)
+    measured = measure(shoot(recipe, waves, facts, range(draws), taken), readers, log_images, on_shot)
     usable = np.flatnonzero(measured.images["usable"])
     manifest = manifests[name]
     report = {

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from training.dataset import Truth, agreements, draw_scene, exposures, inside
+from training.dataset import VALIDATION_SEEDS, Truth, agreements, draw_scene, exposures, inside
 from training.evaluate import VALIDATION
-from training.exitwave import CacheError, ExitWave
-from training.facts import SpecimenFacts
+from training.exitwave import CacheError, ExitWave, exit_waves
+from training.facts import SpecimenFacts, specimen_facts
 from training.imaging import atom_contrast, transfer
 from training.recipe import Recipe
 
+DRAWS = 4  # sets of conditions per specimen that a report shows
 # What an image must meet to be called usable, besides the recipe's `usable_transfer`.
 MOST_SMEAR = 0.5  # of the tallest column by its tilt, in distances between neighbouring columns
 LEAST_AGREEMENT = 0.95  # share of the judged columns that show one sign of contrast
@@ -60,16 +62,30 @@ class Shot:
         )
 
 
+Subjects = tuple[list[ExitWave], list[SpecimenFacts]]
+
+
+def validation_subjects(recipe: Recipe, cache: Path, specimens: int | None = None) -> Subjects:
+    """The first validation specimens of a recipe, all of them for None: exit waves and facts."""
+    seeds = range(VALIDATION_SEEDS, VALIDATION_SEEDS + (specimens or recipe.data.validation))
+    waves = exit_waves(recipe.validation_specimen, recipe.waves, seeds, cache)
+    facts = [
+        specimen_facts(recipe.validation_specimen, seed, wave)
+        for seed, wave in zip(seeds, waves, strict=True)
+    ]
+    return waves, facts
+
+
 def shoot(
     recipe: Recipe,
     waves: Sequence[ExitWave],
     facts: Sequence[SpecimenFacts],
-    draws: int,
+    draws: Iterable[int],
     doses_e_angstrom2: Sequence[float],
 ) -> Iterator[Shot]:
-    """Every specimen `draws` times under conditions of the recipe, each time at all doses.
+    """Every specimen under conditions of the recipe, every one of `draws` other ones, each time at all doses.
 
-    The first draw is the validation images of `evaluate.validation_images`; the others are drawn in the same way.
+    Draw 0 is the validation images of `evaluate.validation_images`; the others are drawn in the same way.
 
     Raises
     ------
@@ -77,7 +93,7 @@ def shoot(
         If an exit wave and its facts are not of the same specimen.
     """
     tagged = [_tagged(wave, fact) for wave, fact in zip(waves, facts, strict=True)]
-    for draw in range(draws):
+    for draw in draws:
         for first in range(0, len(waves), _BATCH):
             scene = draw_scene(tagged[first : first + _BATCH], recipe, [VALIDATION + draw, first])
             counts = {

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from training.dataset import TrainingImages, Truth, draw_scene, photograph, training_waves, validation_waves
+from stream.normalize import Normalizer
+from training.dataset import (
+    TrainingImages,
+    Truth,
+    draw_scene,
+    photograph,
+    sigma_px,
+    training_waves,
+    validation_waves,
+)
 from training.device_images import DeviceImages
 from training.evaluate import validation_images
 from training.exitwave import exit_waves
 from training.recipe import Recipe
+from training.shots import DRAWS, shoot, validation_subjects
 from training.stem_images import StemImages, stem_validation_images
 
+log = logging.getLogger(__name__)
 Shown = dict[float, list[tuple[np.ndarray, Truth]]]  # dose in e/Å² -> normalized images and truths
+_MORE_DRAWS = 2  # sets of conditions per specimen to choose a threshold on
 _CALIBRATION = 120  # images that int8 scales are taken from: of training specimens
 
 
@@ -43,6 +56,21 @@ def judged_images(recipe: Recipe, cache: Path) -> Shown:
     if recipe.stem is not None:
         return stem_validation_images(recipe)
     return validation_images(recipe, validation_waves(recipe, cache))
+
+
+def threshold_images(recipe: Recipe, cache: Path) -> Shown:
+    """Images that an engine's threshold is chosen on: those of usable conditions, and none that its report shows.
+
+    All conditions where none is usable; the validation images of a recipe of STEM images, where all are.
+    """
+    if recipe.stem is not None:
+        return stem_validation_images(recipe)
+    doses = recipe.data.doses_e_angstrom2
+    shots = list(shoot(recipe, *validation_subjects(recipe, cache), range(DRAWS, DRAWS + _MORE_DRAWS), doses))
+    usable = [shot for shot in shots if shot.usable]
+    log.info("%d of %d images are usable to choose a threshold on", len(usable), len(shots))
+    normalizer = Normalizer(next(iter(shots[0].counts.values())).shape, sigma_px(recipe))
+    return {dose: [(normalizer(shot.counts[dose]), shot.truth) for shot in usable or shots] for dose in doses}
 
 
 def calibration_images(recipe: Recipe, cache: Path) -> np.ndarray:

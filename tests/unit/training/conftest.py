@@ -11,7 +11,7 @@ from tests.helpers.tiny_recipe import write_recipe
 
 if TYPE_CHECKING:  # they need torch
     from training.recipe import Recipe
-    from training.report import Subjects
+    from training.shots import Subjects
 
 SUPPORTED = """
 name = "tiny"
@@ -48,7 +48,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def supported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Subjects]:
     """A recipe of particles on a support, with its validation specimens' exit waves and facts, made once."""
     from training.recipe import load_recipe
-    from training.report import validation_subjects
+    from training.shots import validation_subjects
 
     folder = tmp_path_factory.mktemp("evaluation")
     path = folder / "recipe.toml"

@@ -2,6 +2,7 @@
 """What is shown to an engine: specimens with their facts, and shots that are the validation images again."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ pytest.importorskip("abtem")
 from training.evaluate import validation_images
 from training.exitwave import CacheError
 from training.facts import PLACES, distance_nm, specimen_facts
-from training.shots import LEAST_AGREEMENT, MOST_SMEAR, shoot
+from training.shots import DRAWS, LEAST_AGREEMENT, MOST_SMEAR, shoot
+from training.sources import threshold_images
 from training.specimen import ParticleSettings, make_particle
 
 LEAST_TRANSFER = 0.3  # the recipe's usable_transfer
@@ -78,7 +80,7 @@ def test_distance_to_the_support_is_periodic_and_infinite_without_one():
 
 def test_shots_are_the_validation_images_and_know_where_the_support_is(supported):
     recipe, (waves, facts) = supported
-    shots = list(shoot(recipe, waves, facts, 2, (310.0,)))
+    shots = list(shoot(recipe, waves, facts, range(2), (310.0,)))
     assert [(s.specimen, s.draw) for s in shots] == [(0, 0), (1, 0), (0, 1), (1, 1)]
     for shot, (_, truth) in zip(shots, validation_images(recipe, waves, [310.0])[310.0], strict=False):
         assert np.array_equal(shot.truth.yx_px, truth.yx_px)
@@ -96,7 +98,7 @@ def test_shots_are_the_validation_images_and_know_where_the_support_is(supported
 def test_beyond_the_border_of_a_shot_are_columns_and_no_support(supported):
     recipe, (waves, facts) = supported
     seen = 0
-    for shot in shoot(recipe, waves, facts, 8, (310.0,)):
+    for shot in shoot(recipe, waves, facts, range(8), (310.0,)):
         columns = {tuple(at) for at in (shot.truth.yx_px % 96).round(6).tolist()}
         outside = shot.truth.beyond_yx_px
         assert ((outside < -0.5) | (outside >= 95.5)).any(1).all()
@@ -108,7 +110,7 @@ def test_beyond_the_border_of_a_shot_are_columns_and_no_support(supported):
 def test_an_exit_wave_of_another_specimen_is_refused(supported):
     recipe, (waves, facts) = supported
     with pytest.raises(CacheError, match="not of the specimen drawn from its seed"):
-        next(shoot(recipe, waves, facts[::-1], 1, (310.0,)))
+        next(shoot(recipe, waves, facts[::-1], [0], (310.0,)))
 
 
 @pytest.mark.parametrize(
@@ -123,6 +125,27 @@ def test_an_exit_wave_of_another_specimen_is_refused(supported):
 )
 def test_usable_takes_all_three(supported, transfer, smear, agreement, usable):
     recipe, (waves, facts) = supported
-    shot = next(shoot(recipe, waves, facts, 1, (310.0,)))
+    shot = next(shoot(recipe, waves, facts, [0], (310.0,)))
     shot = replace(shot, transfer=transfer, agreement=agreement, facts=replace(shot.facts, smear=smear))
     assert shot.usable is usable
+
+
+@pytest.mark.parametrize(("least_transfer", "expected"), [(LEAST_TRANSFER, 3), (0.99, 4)])
+def test_thresholds_are_chosen_on_usable_images_that_no_report_shows(
+    supported, monkeypatch, least_transfer, expected
+):
+    """And on all where none is usable."""
+    recipe, subjects = supported
+    imaging = recipe.imaging.model_copy(update={"usable_transfer": least_transfer})
+    recipe = recipe.model_copy(update={"imaging": imaging})
+    monkeypatch.setattr("training.sources.validation_subjects", lambda *_: subjects)
+    reported = {shot.truth.yx_px.tobytes() for shot in shoot(recipe, *subjects, range(DRAWS), (310.0,))}
+    later = list(shoot(recipe, *subjects, range(DRAWS, DRAWS + 2), (310.0,)))
+    chosen = [shot.truth.yx_px.tobytes() for shot in later if shot.usable or expected == len(later)]
+    assert len(chosen) == expected
+    assert not reported & set(chosen)
+    shown = threshold_images(recipe, Path("unused"))
+    assert list(shown) == list(recipe.data.doses_e_angstrom2)
+    for images in shown.values():
+        assert [truth.yx_px.tobytes() for _, truth in images] == chosen
+        assert all(abs(float(np.median(image))) < 1 for image, _ in images)
