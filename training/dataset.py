@@ -168,6 +168,15 @@ def exposures(scene: Scene, seed: Sequence[int], dose_e_angstrom2: float | None 
     return expose(scene.intensity, sampling, conditions, generator_for(*seed, device=device))
 
 
+def of_step(recipe: Recipe, seed: Sequence[int]) -> Recipe:
+    """The recipe as one training step follows it: in `usable_share` of them, conditions are usable ones."""
+    imaging = recipe.imaging
+    if np.random.default_rng([*seed, 4]).random() >= recipe.data.usable_share:
+        return recipe
+    least = max(imaging.min_transfer, imaging.usable_transfer)
+    return recipe.model_copy(update={"imaging": imaging.model_copy(update={"min_transfer": least})})
+
+
 class TrainingImages(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Step -> (images (b, 1, ny, nx), label maps (b, 1, ny / stride, nx / stride)), f4.
 
@@ -187,8 +196,8 @@ class TrainingImages(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]
     def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         if self._waves is None:
             self._waves = [load_wave(path) for path in self.paths]
-        recipe = self.recipe
-        seed = [recipe.train.seed, step]
+        seed = [self.recipe.train.seed, step]
+        recipe = of_step(self.recipe, seed)
         chosen = np.random.default_rng([*seed, 1]).integers(len(self._waves), size=recipe.data.batch)
         crop = recipe.data.crop_px
         scene = draw_scene([self._waves[i] for i in chosen], recipe, [*seed, 2], crop)

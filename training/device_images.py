@@ -17,7 +17,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from stream.normalize import FAINT, FLAT, ROWS_PER_SIGMA, blur_matrices
-from training.dataset import Truth, draw_scene, exposures, sigma_px
+from training.dataset import Truth, draw_scene, exposures, of_step, sigma_px
 from training.exitwave import ExitWave
 from training.recipe import Recipe
 
@@ -34,8 +34,8 @@ class DeviceImages:
         self._normalizer = DeviceNormalizer((crop, crop), sigma_px(recipe), device)
 
     def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        recipe, crop = self.recipe, self.recipe.data.crop_px
-        seed = [recipe.train.seed, number]
+        seed = [self.recipe.train.seed, number]
+        recipe, crop = of_step(self.recipe, seed), self.recipe.data.crop_px
         chosen = np.random.default_rng([*seed, 1]).integers(len(self.waves), size=recipe.data.batch)
         resident = self._resident[torch.from_numpy(chosen).to(self._resident.device)]
         scene = draw_scene([self.waves[i] for i in chosen], recipe, [*seed, 2], crop, resident)

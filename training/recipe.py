@@ -33,6 +33,8 @@ class DataSettings(BaseModel):
     crop_px, batch : side and number of the images of a step.
     label_width_angstrom : w of the label maps.
     normalize_sigma_nm : width of the local normalization.
+    usable_share : of the training steps, those whose images are all of |transfer| `imaging.usable_transfer` or more;
+        the others, and the validation images, of `imaging.min_transfer` or more.
     judged_atoms : columns of fewer atoms neither count when found nor when missed.
     doses_e_angstrom2 : at which validation images are taken.
     """
@@ -45,6 +47,7 @@ class DataSettings(BaseModel):
     batch: int = Field(4, ge=1)
     label_width_angstrom: float = Field(0.5, gt=0)
     normalize_sigma_nm: float = Field(1.0, gt=0)
+    usable_share: float = Field(0.0, ge=0, le=1)
     judged_atoms: int = Field(2, ge=1)
     doses_e_angstrom2: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (1000.0, 310.0, 100.0, 30.0, 10.0), min_length=1
