@@ -190,7 +190,7 @@ def bootstrap_ratio(
         a, a_s, b, b_s = _sums(both, rng, repeats)
         return _interval((b / b_s) / np.maximum(a / a_s, 1e-300), both.shape[1])
     one, other = (_resampled(n[t > 0], t[t > 0], rng, repeats) for n, t in (first, second))
-    fewest = min(np.count_nonzero(t > 0) for _, t in (first, second))
+    fewest = min(int((t > 0).sum()) for _, t in (first, second))
     return _interval(other / np.maximum(one, 1e-300), fewest)
 
 

@@ -7,10 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from stream.hopping import Hopping
-from stream.occupancy import Occupancy
-from stream.sites import SiteMap
-
 _SIGMA = 0.22  # of the spacing: neighbouring discs stay apart
 _LARGEST = 4096  # map pixels along one side
 
@@ -78,28 +74,14 @@ def draw(
     return SpecimenMap(out, low, nm_per_px)
 
 
-def event_map(sites: SiteMap, hopping: Hopping, nm_per_px: float | None = None) -> SpecimenMap:
-    """How often each site was filled or emptied (counts)."""
-    count = hopping.counts.sum(axis=0)
-    value = np.pad(count, (0, len(sites) - len(count)))
-    return draw(sites.yx_nm, value, spacing_nm=sites.spacing_nm, nm_per_px=nm_per_px)
-
-
-def occurrence_map(sites: SiteMap, occupancy: Occupancy, nm_per_px: float | None = None) -> SpecimenMap:
-    """The fraction of the time observed in which each site was occupied, 0 to 1."""
-    seen = occupancy.observed_s > 0
-    value = np.divide(occupancy.occupied_s, occupancy.observed_s, out=np.zeros(len(seen)), where=seen)
-    return draw(sites.yx_nm, value, spacing_nm=sites.spacing_nm, nm_per_px=nm_per_px)
-
-
 def site_maps(
     rows: np.ndarray, spacing_nm: float, nm_per_px: float | None = None
 ) -> dict[str, tuple[SpecimenMap, str]]:
-    """What is known of the sites at the end, as maps, each with its meaning and unit.
+    """What is known of the sites, as maps, each with its meaning and unit.
 
     Parameters
     ----------
-    rows : of the table of sites, `stream.tables.SITES`.
+    rows : of the table of sites, `stream.site_rows.SITES`.
     spacing_nm, nm_per_px : as in `draw`.
     """
     yx_nm = np.stack([rows["y_nm"], rows["x_nm"]], axis=1)

@@ -232,7 +232,7 @@ class Analysis:
                 item.release()
 
     def draw_maps(self) -> dict[str, SpecimenMap]:
-        """Maps of events and occurrence so far; empty before the first site."""
+        """Maps of the sites so far, by name; empty before the first site."""
         if self.tracker is None or not len(self.tracker.sites):
             return {}
         return self.tracker.maps()

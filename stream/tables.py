@@ -22,23 +22,21 @@ from __future__ import annotations
 import importlib.metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import h5py
 import numpy as np
 
 from stream.frame import Gap, RecordingError, SeriesHeader
-from stream.hindsight import Hindsight, look_again
+from stream.hindsight import look_again
 from stream.histories import Histories
 from stream.hopping import Hop
 from stream.maps import site_maps
 from stream.pipeline import Seen
 from stream.segment import header_to_bytes
+from stream.site_rows import SITES, Fields, site_rows, table_type
 from stream.tracking import Tracker
 
 ROWS_AT_ONCE = 50_000
-
-Fields = dict[str, tuple[str, str]]
 
 COLUMNS: Fields = {
     "frame": ("<i8", "index of the frame, the detector's number"),
@@ -69,43 +67,6 @@ HOPS: Fields = {
     ),
     "to_y_nm": ("<f8", "to where, specimen's frame, nm"),
     "to_x_nm": ("<f8", "to where, specimen's frame, nm"),
-}
-_PER = {
-    "event": "events per second observed",
-    "arrival": "arrivals per second empty",
-    "departure": "departures per second occupied",
-}
-_ENDS = {
-    "": "most likely number of",
-    "_low": "lower end of the 95 % interval (Garwood) of",
-    "_high": "upper end of the 95 % interval (Garwood) of",
-}
-SITES: Fields = {
-    "site": ("<i8", "its number, for ever"),
-    "y_nm": ("<f8", "position, specimen's frame (the first frame's), nm"),
-    "x_nm": ("<f8", "position, specimen's frame (the first frame's), nm"),
-    "y_error_nm": ("<f8", "standard error of the position, nm; NaN where fewer than two columns were seen"),
-    "x_error_nm": ("<f8", "standard error of the position, nm; NaN where fewer than two columns were seen"),
-    "born_frame": ("<i8", "the frame that first gave evidence of it; -1 where none did"),
-    "proposed": ("?", "a place of the lattice beside columns where hardly any was ever seen"),
-    "retired_frame": ("<i8", "since when nobody looked there, as hardly a column ever was; -1 where one did"),
-    "merged_into": ("<i8", "the older site in the same place, whose row has this one's record; -1 for none"),
-    "observed_s": ("<f8", "time it was observed, s"),
-    "occupied_s": ("<f8", "expected part of that time in which it was occupied, s"),
-    "appeared": ("<i8", "events: filled, from nowhere known"),
-    "disappeared": ("<i8", "events: emptied, to nowhere known"),
-    "hopped_away": ("<i8", "events: emptied to a neighbouring site"),
-    "hopped_here": ("<i8", "events: filled from a neighbouring site"),
-    "raw_flips": ("<i8", "detected in one frame and not in the next, or the reverse; for comparison"),
-    "arrivals": ("<f8", "expected number, what the evidence leaves open counted by its probability"),
-    "departures": ("<f8", "expected number, what the evidence leaves open counted by its probability"),
-    "worth": ("<f4", "what the evidence says of its rates, against the same switches seen beyond doubt"),
-    **{
-        f"{kind}_rate{end}_hz": ("<f8", f"{meaning} {per}")
-        for kind, per in _PER.items()
-        for end, meaning in _ENDS.items()
-    },
-    "fast": ("?", "switches so often that of the events, each seen, more than one in ten is missing"),
 }
 LEDGER: Fields = {
     "frame": ("<i8", "index of the frame, or of the first of the gap"),
@@ -170,7 +131,7 @@ class ResultFile:
     def add_frame(self, seen: Seen) -> None:
         """What was made of one frame."""
         columns, tracked = seen.columns, seen.tracked
-        rows = np.empty(len(columns), _dtype(COLUMNS))
+        rows = np.empty(len(columns), table_type(COLUMNS))
         rows["frame"] = seen.frame
         rows["y_px"], rows["x_px"] = columns.yx_px.T
         rows["sigma_px"], rows["score"], rows["kind"] = columns.sigma_px, columns.score, columns.kind
@@ -179,13 +140,13 @@ class ResultFile:
         shift = tracked.shift
         moved = (*shift.yx_px, shift.turn_rad, shift.residual_px, shift.lost)
         line = (seen.frame, 1, b"analysed", seen.t_ns, len(columns), *moved)
-        self._add("ledger", np.array([line], _dtype(LEDGER)))
+        self._add("ledger", np.array([line], table_type(LEDGER)))
         self.histories.add(seen.frame, seen.t_ns, tracked)
 
     def add_gap(self, gap: Gap) -> None:
         """Frames that were not seen."""
         line = (gap.first, gap.count, gap.reason.encode(), -1, 0, *[np.nan] * 4, False)
-        self._add("ledger", np.array([line], _dtype(LEDGER)))
+        self._add("ledger", np.array([line], table_type(LEDGER)))
 
     def finish(self, tracker: Tracker, *, complete: bool = True) -> list[Hop]:
         """Look at the series again, and write its sites, events and maps; the events."""
@@ -195,7 +156,10 @@ class ResultFile:
             hindsight = look_again(self.histories, tracker.sites.neighbours, period_s)
             events = hindsight.events
             self.histories.put_past()
-        sites = _site_rows(tracker, hindsight)
+        sites = np.zeros(0, table_type(SITES))
+        if hindsight is not None:
+            hopping, raw_flips = hindsight.hopping, tracker.hopping.raw_flips
+            sites = site_rows(tracker.sites, hindsight.occupancy, hopping, raw_flips)
         self._add("sites", sites)
         self._add("events", _event_rows(events, tracker.sites.yx_nm))
         self._add("hops", _hop_rows(events, tracker.sites.yx_nm))
@@ -225,7 +189,7 @@ class ResultFile:
 
     def _make_table(self, name: str, description: str, fields: Fields) -> None:
         table = self._file.create_dataset(
-            name, (0,), _dtype(fields), maxshape=(None,), chunks=(4096,), compression="gzip", shuffle=True
+            name, (0,), table_type(fields), maxshape=(None,), chunks=(4096,), compression="gzip", shuffle=True
         )
         table.attrs["description"] = description
         table.attrs.update({field: meaning for field, (_, meaning) in fields.items()})
@@ -250,10 +214,6 @@ def read_table(path: Path, name: str) -> np.ndarray:
         return table[()]
 
 
-def _dtype(fields: Fields) -> np.dtype[Any]:
-    return np.dtype([(name, kind) for name, (kind, _) in fields.items()])
-
-
 def _append(file: h5py.File, name: str, rows: np.ndarray) -> None:
     table = file[name]
     if not isinstance(table, h5py.Dataset):
@@ -263,42 +223,13 @@ def _append(file: h5py.File, name: str, rows: np.ndarray) -> None:
     table[before:] = rows
 
 
-def _site_rows(tracker: Tracker, hindsight: Hindsight | None) -> np.ndarray:
-    sites = tracker.sites
-    rows = np.zeros(len(sites), _dtype(SITES))
-    if hindsight is None:
-        return rows
-    occupancy, hopping = hindsight.occupancy, hindsight.hopping
-    rates = hopping.rates(occupancy)
-    rows["site"], rows["born_frame"] = sites.site_id, sites.born_frame
-    rows["proposed"], rows["arrivals"], rows["departures"] = (
-        sites.proposed,
-        occupancy.arrivals,
-        occupancy.departures,
-    )
-    rows["retired_frame"], rows["merged_into"] = sites.retired_frame, sites.merged_into
-    rows["y_nm"], rows["x_nm"] = sites.yx_nm.T
-    rows["y_error_nm"], rows["x_error_nm"] = sites.error_nm.T
-    rows["observed_s"], rows["occupied_s"] = occupancy.observed_s, occupancy.occupied_s
-    for name, counts in zip(
-        ("appeared", "disappeared", "hopped_away", "hopped_here"), hopping.counts, strict=True
-    ):
-        rows[name] = counts
-    rows["raw_flips"], rows["fast"] = tracker.hopping.raw_flips, occupancy.fast
-    rows["worth"] = occupancy.worth
-    for kind in ("event", "arrival", "departure"):
-        rows[f"{kind}_rate_hz"] = rates[kind].rate_hz
-        rows[f"{kind}_rate_low_hz"], rows[f"{kind}_rate_high_hz"] = rates[kind].low_hz, rates[kind].high_hz
-    return rows
-
-
 def _event_rows(events: list[Hop], site_yx_nm: np.ndarray) -> np.ndarray:
     lines = [
         (e.frame, e.t_ns, e.kind.encode(), e.from_site, e.to_site, e.probability,
          *site_yx_nm[e.from_site if e.from_site >= 0 else e.to_site])
         for e in events
     ]  # fmt: skip
-    return np.array(lines, _dtype(EVENTS))
+    return np.array(lines, table_type(EVENTS))
 
 
 def _hop_rows(events: list[Hop], site_yx_nm: np.ndarray) -> np.ndarray:
@@ -307,4 +238,4 @@ def _hop_rows(events: list[Hop], site_yx_nm: np.ndarray) -> np.ndarray:
         for row, e in enumerate(events) if e.kind == "hop"
         for k, (a, b, probability) in enumerate([(e.from_site, e.to_site, e.probability), *e.others])
     ]  # fmt: skip
-    return np.array(lines, _dtype(HOPS))
+    return np.array(lines, table_type(HOPS))

@@ -14,10 +14,11 @@ from stream.drift import Drift, Shift
 from stream.emission import Emission
 from stream.hopping import Hop, Hopping
 from stream.lattice import empty_places
-from stream.maps import SpecimenMap, event_map, occurrence_map
+from stream.maps import SpecimenMap, site_maps
 from stream.occupancy import Occupancy, OccupancyFilter
 from stream.picture import Picture
 from stream.places import DETECTED, UNOBSERVED, Begun
+from stream.site_rows import site_rows
 from stream.sites import SiteMap
 
 _MEMORY = 10  # frames of which candidates keep what was seen
@@ -230,12 +231,11 @@ class Tracker:
         return np.where((sites.merged_into >= 0) | self.appearance.strange, np.nan, ratio)
 
     def maps(self, nm_per_px: float | None = None) -> dict[str, SpecimenMap]:
-        """The maps "events" and "occurrence"."""
-        occupancy = self.occupancy.snapshot()
-        return {
-            "events": event_map(self.sites, self.hopping, nm_per_px),
-            "occurrence": occurrence_map(self.sites, occupancy, nm_per_px),
-        }
+        """Occurrence, raw events, events, rate and residence so far, as in a result file."""
+        self.hopping.grow(len(self.sites))
+        rows = site_rows(self.sites, self.occupancy.snapshot(), self.hopping, self.hopping.raw_flips)
+        maps = site_maps(rows, self.sites.spacing_nm, nm_per_px)
+        return {name: drawn for name, (drawn, _) in maps.items()}
 
     def _propose(self, frame: int) -> Past:
         """Follow the empty places of the lattice beside the columns as well: a column may come."""

@@ -182,8 +182,8 @@ class Viewer:
         frame = self._board._frame
         return frame is not None and frame.version != self._frame
 
-    def message(self) -> bytes:
-        """Figures, and whatever is newer than its last message."""
+    def message(self, wanted: str = "") -> bytes:
+        """Figures, and whatever is newer than its last message; of the maps the one `wanted`."""
         board = self._board
         now = board.figures()
         with board._lock:
@@ -192,8 +192,11 @@ class Viewer:
             fresh = min(board._events_seen - self._events, len(board._events))
             now["events"] = list(islice(reversed(board._events), fresh))  # newest first
             self._events = board._events_seen
-            parts = [part for name, part in board._maps.items() if self._maps.get(name) != part.version]
-            self._maps = {name: part.version for name, part in board._maps.items()}
+            parts = []
+            shown = board._maps.get(wanted)
+            if shown is not None and self._maps.get(wanted) != shown.version:
+                parts.append(shown)
+                self._maps[wanted] = shown.version
             if board._frame is not None and board._frame.version != self._frame:
                 parts.append(board._frame)
                 self._frame = board._frame.version

@@ -98,10 +98,10 @@ def application(board: Board, news: News, names: Collection[str]) -> ASGIApp:
         viewer = Viewer(board)
         board.viewers += 1
         try:
-            while await browser.receive_text() == "next":
+            while (asked := (await browser.receive_text()).partition(" "))[0] == "next":
                 await news.wait(lambda: viewer.has_news, _QUIET_S)
-                await browser.send_bytes(viewer.message())
-            await browser.close(1008, "expected: next")
+                await browser.send_bytes(viewer.message(asked[2]))
+            await browser.close(1008, "expected: next, and the name of a map")
         except WebSocketDisconnect:
             return
         finally:

@@ -152,12 +152,24 @@ def _columns_are_drawn_and_can_be_hidden(browser: Chrome, session: FakeSession) 
 def _maps_are_drawn(browser: Chrome) -> None:
     events = until(lambda: (m := look(browser, "#map"))["bright"] > 100 and m, "the map of events")
     assert (events["name"], text(browser, "#map-title")) == ("events", "Events")
-    press(browser, "m")
-    until(lambda: text(browser, "#map-title") == "Occurrence", "the other map")
-    occurrence = look(browser, "#map")
-    assert occurrence["name"] == "occurrence"
-    assert occurrence["bright"] > 2 * events["bright"]  # most sites are occupied, few see events
-    assert text(browser, "#map-max") == "1"
+    seen = {}
+    for name, title in (
+        ("occurrence", "Occurrence"),
+        ("rate", "Rate"),
+        ("residence", "Residence"),
+        ("raw_events", "Raw flips"),
+    ):
+        assert text(browser, "#kind span") == title.lower()
+        press(browser, "m")
+        seen[name] = until(
+            lambda name=name: (m := look(browser, "#map"))["name"] == name and m["bright"] > 100 and m, title
+        )
+        assert text(browser, "#map-title") == title
+        if name == "occurrence":
+            assert text(browser, "#map-max") == "1"
+    assert (
+        seen["occurrence"]["bright"] > 2 * seen["rate"]["bright"]
+    )  # most sites are occupied, few see events
     browser.find_element(By.ID, "kind").click()
     until(lambda: look(browser, "#map")["name"] == "events", "the first map again")
 

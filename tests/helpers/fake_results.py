@@ -94,19 +94,28 @@ class FakeSession:
         }
 
     def maps(self) -> list[dict[str, Any]]:
-        """Where events happened, and how often each site was occupied."""
-        stride = 2
-        side = self.shape_yx[0] // stride
-        events = np.zeros((side, side), np.float32)
-        occurrence = np.zeros((side, side), np.float32)
-        for (y, x), flips, frames in zip(self._sites_px, self._flips, self._occupied_frames, strict=True):
-            _add_spot(events, y / stride, x / stride, 3.0, flips)
-            _add_spot(occurrence, y / stride, x / stride, 2.2, frames / max(1, self.index + 1))
+        """What is known of each site: five maps."""
+        stride, seconds = 2, 0.1 * max(1, self.index + 1)
+        occupied = self._occupied_frames / max(1, self.index + 1)
+        values = {
+            "events": self._flips,
+            "occurrence": occupied,
+            "rate": self._flips / seconds,
+            "residence": occupied * seconds / np.maximum(self._flips, 1) * (self._flips > 0),
+            "raw_events": 2.0 * self._flips,
+        }
         where = {"yx_origin_nm": [0.01, 0.01], "nm_per_px": PIXEL_SIZE_NM * stride}
         return [
-            {"type": "map", "name": "events", "array": events, **where},
-            {"type": "map", "name": "occurrence", "array": occurrence, **where},
+            {"type": "map", "name": name, "array": self._map(value, stride), **where}
+            for name, value in values.items()
         ]
+
+    def _map(self, value: np.ndarray, stride: int) -> np.ndarray:
+        side = self.shape_yx[0] // stride
+        array = np.zeros((side, side), np.float32)
+        for (y, x), one in zip(self._sites_px, value, strict=True):
+            _add_spot(array, y / stride, x / stride, 2.2, one)
+        return array
 
     def status(self, **changes: Any) -> dict[str, Any]:
         """What the supervisor says meanwhile."""

@@ -6,7 +6,8 @@ import numpy as np
 
 from stream.frame import SeriesHeader
 from stream.session import Evidence, Session, session
-from stream.tables import EVENTS, LEDGER, SITES
+from stream.site_rows import SITES, table_type
+from stream.tables import EVENTS, LEDGER
 
 PIXEL_NM = 0.02
 
@@ -101,7 +102,3 @@ def tables_session(
         dose_rate_e_nm2_s=dose_rate_e_nm2_s,
     )  # fmt: skip
     return session(header, sites, events, ledger, evidence)
-
-
-def table_type(fields) -> np.dtype:
-    return np.dtype([(name, kind) for name, (kind, _) in fields.items()])

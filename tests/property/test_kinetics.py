@@ -9,8 +9,9 @@ from stream.diffusion import diffusion
 from stream.dwells import seconds, site_dwells
 from stream.kinetics import bootstrap_rate, log_rank, missed_share, survival
 from stream.poisson import rate, rate_ratio
+from stream.site_rows import table_type
 from stream.tables import EVENTS
-from tests.helpers.kinetics import session_of, sites_of, table_type, tables_session, two_states
+from tests.helpers.kinetics import session_of, sites_of, tables_session, two_states
 
 PERIOD_S = 0.1
 

@@ -66,13 +66,23 @@ def test_a_slow_viewer_gets_only_the_newest_frame_but_every_event(board: Board, 
     assert (now["events"], parts, "series" in now) == ([], [], False)
 
 
-def test_every_viewer_gets_everything(board: Board, session: FakeSession) -> None:
+def test_every_viewer_gets_everything_and_of_the_maps_the_one_it_shows(
+    board: Board, session: FakeSession
+) -> None:
     board.take(pack(session.frame()))
     for message in session.maps():
         board.take(pack(message))
-    first, second = Viewer(board).message(), Viewer(board).message()
-    assert [p["part"] for p in read_message(first)[1]] == ["map", "map", "frame"]
-    assert [p["part"] for p in read_message(second)[1]] == ["map", "map", "frame"]
+    viewers = Viewer(board), Viewer(board)
+    for viewer, name in zip(viewers, ("events", "rate"), strict=True):
+        shown, frame = read_message(viewer.message(name))[1]
+        assert (shown["part"], shown["name"], frame["part"]) == ("map", name, "frame")
+    viewer = viewers[0]
+    assert read_message(viewer.message("events"))[1] == []
+    assert [p["name"] for p in read_message(viewer.message("residence"))[1]] == ["residence"]
+    board.take(pack(session.maps()[0]))
+    for unknown in ("", "no such map", "residence"):
+        assert read_message(viewer.message(unknown))[1] == []
+    assert [p["name"] for p in read_message(viewer.message("events"))[1]] == ["events"]
 
 
 def test_events_are_bounded(board: Board, session: FakeSession) -> None:
@@ -111,11 +121,11 @@ def test_a_new_series_forgets_maps_and_events_and_the_same_series_does_not(
     while not session.events:
         board.take(pack(session.frame()))
     board.take(pack(session.series()))  # said again after the analysis was restarted
-    now, parts = read_message(Viewer(board).message())
+    now, parts = read_message(Viewer(board).message("events"))
     assert part(parts, "map")
     assert now["events"]
     board.take(pack(session.series(series=8)))
-    now, parts = read_message(Viewer(board).message())
+    now, parts = read_message(Viewer(board).message("events"))
     assert part(parts, "map") is None
     assert now["events"] == []
 

@@ -54,4 +54,9 @@ def test_maps_of_a_session_show_what_happened_where():
     np.testing.assert_allclose(occurrence[1:], 1.0, atol=0.03)
     assert events[0] == pytest.approx(2.0, rel=0.05)
     assert events[1:].max() < 0.2  # the neighbours' share of its disc
+    rate, residence, raw = (at(maps[name], real * 0.02) for name in ("rate", "residence", "raw_events"))
+    assert rate[0] == pytest.approx(2 / 6, rel=0.1)
+    assert residence[0] == pytest.approx(4.0, rel=0.05)  # 40 frames of 0.1 s, and one departure
+    assert residence[1:].max() < 0.5
+    assert raw[0] == pytest.approx(2.0, rel=0.05)
     assert tracker.maps()["events"].nm_per_px == pytest.approx(SPACING_PX * 0.02 / 8, rel=0.01)

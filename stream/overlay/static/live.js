@@ -4,9 +4,10 @@ const SILENT_MS = 2500; // the server answers twice a second; after this long it
 const RETRY_MS = [300, 600, 1200, 1500];
 
 export class Live {
-  /** `hear(message)` for each message, `changed()` when the connection comes or goes. */
-  constructor(hear, changed) {
+  /** `hear(message)` for each message, `changed()` when the connection comes or goes; `map` is the one to be sent. */
+  constructor(hear, changed, map) {
     this.hear = hear;
+    this.map = map;
     this.changed = changed;
     this.since = performance.now(); // when `connected` last changed
     this.connected = false;
@@ -39,7 +40,7 @@ export class Live {
   next() {
     if (this.socket?.readyState === WebSocket.OPEN) {
       this.asked = performance.now();
-      this.socket.send("next");
+      this.socket.send(`next ${this.map}`);
     }
   }
 

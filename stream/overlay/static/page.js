@@ -7,9 +7,13 @@ import { addEvents, count, forgetEvents, say, seconds, showAlarms, showFacts, sh
 
 const STATUS_OLD_S = 3;
 const MAPS = {
-  events: { title: "Events", palette: inferno, unit: "events", tip: "Where columns appeared, disappeared or hopped so far" },
-  occurrence: { title: "Occurrence", palette: occurrence, unit: "of the frames", tip: "In which fraction of the frames a column was there" },
+  events: { title: "Events", palette: inferno, unit: "events", tip: "How often a column appeared, disappeared or hopped, missed detections left out" },
+  occurrence: { title: "Occurrence", palette: occurrence, unit: "of the time", tip: "In which fraction of the time a column was there" },
+  rate: { title: "Rate", palette: inferno, unit: "events per s", tip: "Events per second observed" },
+  residence: { title: "Residence", palette: inferno, unit: "s", tip: "How long a column stays, on average; black where none was seen to leave" },
+  raw_events: { title: "Raw flips", palette: inferno, unit: "flips", tip: "Found in one frame and not in the next, or the reverse: missed detections count" },
 };
+const ORDER = Object.keys(MAPS); // as M goes through them
 const byId = (id) => document.getElementById(id);
 
 const shown = { columns: true, frozen: false, map: "events", marked: null };
@@ -20,7 +24,7 @@ let requested = false;
 
 const picture = new Stage(byId("picture"), () => redraw("frame"));
 const map = new Stage(byId("map"), () => redraw("map"));
-const live = new Live(hear, age);
+const live = new Live(hear, age, shown.map);
 
 function hear(message) {
   const now = performance.now();
@@ -146,10 +150,11 @@ function toggleColumns() {
   redraw("frame");
 }
 
-function toggleMap() {
-  const other = shown.map;
-  shown.map = other === "events" ? "occurrence" : "events";
-  say(byId("kind").querySelector("span"), other);
+const after = (name) => ORDER[(ORDER.indexOf(name) + 1) % ORDER.length];
+
+function nextMap() {
+  shown.map = live.map = after(shown.map);
+  say(byId("kind").querySelector("span"), MAPS[after(shown.map)].title.toLowerCase());
   redraw("map");
 }
 
@@ -159,9 +164,9 @@ function toggleFreeze() {
   redraw("frame");
 }
 
-const KEYS = { c: toggleColumns, m: toggleMap, f: toggleFreeze };
+const KEYS = { c: toggleColumns, m: nextMap, f: toggleFreeze };
 byId("columns").onclick = toggleColumns;
-byId("kind").onclick = toggleMap;
+byId("kind").onclick = nextMap;
 byId("freeze").onclick = toggleFreeze;
 addEventListener("keydown", (event) => {
   if (!event.ctrlKey && !event.metaKey && !event.altKey && !event.repeat) KEYS[event.key.toLowerCase()]?.();
