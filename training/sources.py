@@ -27,7 +27,7 @@ from training.stem_images import StemImages, stem_validation_images
 
 log = logging.getLogger(__name__)
 Shown = dict[float, list[tuple[np.ndarray, Truth]]]  # dose in e/Å² -> normalized images and truths
-_MORE_DRAWS = 2  # sets of conditions per specimen to choose a threshold on
+_MORE_DRAWS = 4  # sets of conditions per specimen to choose a threshold on
 _CALIBRATION = 120  # images that int8 scales are taken from: of training specimens
 
 

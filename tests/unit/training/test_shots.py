@@ -130,7 +130,7 @@ def test_usable_takes_all_three(supported, transfer, smear, agreement, usable):
     assert shot.usable is usable
 
 
-@pytest.mark.parametrize(("least_transfer", "expected"), [(LEAST_TRANSFER, 3), (0.99, 4)])
+@pytest.mark.parametrize(("least_transfer", "expected"), [(LEAST_TRANSFER, 6), (0.99, 8)])
 def test_thresholds_are_chosen_on_usable_images_that_no_report_shows(
     supported, monkeypatch, least_transfer, expected
 ):
@@ -140,7 +140,7 @@ def test_thresholds_are_chosen_on_usable_images_that_no_report_shows(
     recipe = recipe.model_copy(update={"imaging": imaging})
     monkeypatch.setattr("training.sources.validation_subjects", lambda *_: subjects)
     reported = {shot.truth.yx_px.tobytes() for shot in shoot(recipe, *subjects, range(DRAWS), (310.0,))}
-    later = list(shoot(recipe, *subjects, range(DRAWS, DRAWS + 2), (310.0,)))
+    later = list(shoot(recipe, *subjects, range(DRAWS, 2 * DRAWS), (310.0,)))
     chosen = [shot.truth.yx_px.tobytes() for shot in later if shot.usable or expected == len(later)]
     assert len(chosen) == expected
     assert not reported & set(chosen)
