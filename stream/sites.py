@@ -189,7 +189,7 @@ class SiteMap:
 
         rest = np.flatnonzero(column_site < 0)
         rest = rest[~self._candidates.claim(yx_nm[rest], self.spacing_nm, self.forget_frames)]
-        self._open(frame, yx_nm[rest[score[rest] >= self.birth_score]], shift)
+        self._open(frame, yx_nm[rest[score[rest] >= self.birth_score]], shift, turn_rad)
         begun = self._promote()
         return Sighting(column_site, self._sites.code[-1], begun)
 
@@ -270,9 +270,9 @@ class SiteMap:
             if self._told_nm / _FACTOR < measured < self._told_nm * _FACTOR:
                 self.spacing_nm = measured
 
-    def _open(self, frame: int, yx_nm: np.ndarray, shift: np.ndarray) -> None:
+    def _open(self, frame: int, yx_nm: np.ndarray, shift: np.ndarray, turn_rad: float) -> None:
         """Open candidates where there is room; what was in view before and not seen counts as missed."""
-        free = self._views.show(yx_nm, self.spacing_px, shift)
+        free = self._views.show(yx_nm, self.spacing_px, shift, turn_rad)
         if not free.any():
             return
         free[free] = nearest(yx_nm[free], self.yx_nm[self.awake], _APART * self.spacing_nm)[0] < 0

@@ -1,6 +1,6 @@
 """What of the specimen the frames showed so far: a place nobody asked about has a past, too.
 
-The last frames are remembered one by one; of those before, only how many had which shift.
+The last frames are remembered one by one; of those before, only how many had which shift and turn.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from stream.rigid import turned
 
 _MARGIN = 0.5  # of the spacing: nearer to the border, detection is not to be trusted
 _BLIND = 0.25  # of the pixels around a place: if so many are bad, it is not seen
-_VIEW_PX = 4.0  # shifts of past frames are remembered so closely
-_MOST_VIEWS = 4096  # shifts remembered; with more of them, they are remembered less closely
+_VIEW_PX = 4.0  # where the frame's corners lay in the past is remembered so closely
+_MOST_VIEWS = 4096  # of these; with more of them, they are remembered less closely
 
 
 @njit(cache=True, nogil=True)
-def _in_frame(yx_nm, pixel_size_nm, shift, margin_px, shape):
-    """(n,) bool, whether specimen positions (n, 2) lie in a frame, so far from its border, under a shift (2,) in px."""
-    inside = np.empty(len(yx_nm), np.bool_)
-    for k in range(len(yx_nm)):
-        y, x = yx_nm[k, 0] / pixel_size_nm + shift[0], yx_nm[k, 1] / pixel_size_nm + shift[1]
+def _in_frame(yx_px, margin_px, shape):
+    """(n,) bool, whether positions (n, 2) lie in a frame, so far from its border."""
+    inside = np.empty(len(yx_px), np.bool_)
+    for k in range(len(yx_px)):
+        y, x = yx_px[k, 0], yx_px[k, 1]
         inside[k] = (margin_px <= y <= shape[0] - 1 - margin_px) and (
             margin_px <= x <= shape[1] - 1 - margin_px
         )
@@ -70,14 +70,17 @@ class Views:
         self._shape, self._pixel_size_nm = np.asarray(shape_yx, np.float64), pixel_size_nm
         self._blind = BlindSpots(bad_pixels) if bad_pixels is not None and bad_pixels.any() else None
         self._last = np.zeros((memory, 4))  # of the last frames: shift y, x in px, turn, and 1 if observed
-        self._before: dict[tuple[int, int], int] = {}  # rounded shifts of all frames before those
+        self._before: dict[tuple[int, ...], int] = {}  # rounded shifts and turns of all frames before those
         self._step_px = _VIEW_PX
+        self._corner_px = (
+            float(np.hypot(*self._shape)) / 2
+        )  # from the middle: a turn moves it by so much per rad
 
     def note(self, shift_yx_px: np.ndarray, turn_rad: float, *, lost: bool) -> None:
         """Take the next frame; one that was lost showed nothing."""
-        y, x, _, observed = self._last[0]
+        *view, observed = self._last[0]
         if observed:
-            self._round(y, x)
+            self._round(np.array(view))
         self._last[:-1] = self._last[1:]
         self._last[-1] = (*shift_yx_px, turn_rad, 0.0 if lost else 1.0)
 
@@ -91,9 +94,9 @@ class Views:
     ) -> np.ndarray:
         """(n,) bool: whether specimen positions lie in a frame so shifted and turned, `margin` spacings from its
         border, and not where the camera is blind."""
-        seen = _in_frame(yx_nm, self._pixel_size_nm, shift_yx_px, margin * spacing_px, self._shape)
+        yx_px = turned(yx_nm / self._pixel_size_nm + shift_yx_px, turn_rad, (self._shape - 1) / 2)
+        seen = _in_frame(yx_px, margin * spacing_px, self._shape)
         if self._blind is not None:
-            yx_px = turned(yx_nm / self._pixel_size_nm + shift_yx_px, turn_rad, (self._shape - 1) / 2)
             seen &= ~self._blind.hide(yx_px, GATE * spacing_px)
         return seen
 
@@ -112,18 +115,26 @@ class Views:
         """(n,) f8, how many of the frames before the last ones showed places, not at their very border."""
         if not len(yx_nm) or not self._before:
             return np.zeros(len(yx_nm))
-        shifts = self._step_px * np.array(list(self._before), np.float64)
         frames = np.array(list(self._before.values()), np.float64)
-        return frames @ [self.show(yx_nm, spacing_px, shift, margin=_MARGIN + GATE) for shift in shifts]
+        views = np.array(list(self._before), np.float64) * self._steps
+        return frames @ [
+            self.show(yx_nm, spacing_px, np.array([y, x]), turn_rad, _MARGIN + GATE)
+            for y, x, turn_rad in views
+        ]
 
-    def _round(self, y: float, x: float) -> None:
-        view = round(y / self._step_px), round(x / self._step_px)
-        self._before[view] = self._before.get(view, 0) + 1
+    @property
+    def _steps(self) -> np.ndarray:
+        """(3,) f8, how closely shifts along y and x in px and turns in rad are remembered."""
+        return self._step_px / np.array([1.0, 1.0, self._corner_px])
+
+    def _round(self, view: np.ndarray) -> None:
+        y, x, turn = np.rint(view / self._steps).astype(int).tolist()
+        self._before[y, x, turn] = self._before.get((y, x, turn), 0) + 1
         if len(self._before) > _MOST_VIEWS:
             finer, self._before = self._before, {}
             self._step_px *= 2
-            for (v, u), frames in finer.items():
-                coarse = round(v / 2), round(u / 2)
+            for one, frames in finer.items():
+                coarse = tuple(round(v / 2) for v in one)
                 self._before[coarse] = self._before.get(coarse, 0) + frames
 
     def state(self) -> dict[str, np.ndarray]:
@@ -131,12 +142,12 @@ class Views:
         before = [(*view, count) for view, count in self._before.items()]
         return {
             "last": self._last.copy(),
-            "before": np.array(before, np.int64).reshape(-1, 3),
+            "before": np.array(before, np.int64).reshape(-1, 4),
             "step_px": np.array(self._step_px),
         }
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Go on from a `state()`."""
         self._last = np.array(state["last"])
-        self._before = {(y, x): count for y, x, count in state["before"].tolist()}
+        self._before = {tuple(view): count for *view, count in state["before"].tolist()}
         self._step_px = float(state["step_px"])

@@ -178,3 +178,29 @@ def test_shifts_of_the_past_are_remembered_in_bounded_memory(monkeypatch: pytest
     # in view until it has moved by 250 px less the margin, along one axis
     margin = (0.5 + 0.35) * SPACING_PX
     assert looked.before(place, SPACING_PX)[0] == pytest.approx((250 - margin) / 0.5, abs=40)
+
+
+@pytest.mark.parametrize("turn_deg", [-4.0, 0.0, 3.0])
+def test_a_turn_takes_places_out_of_the_frame(turn_deg):
+    """In frames that the specimen fills: what the turn has moved out is not missed, what it has moved in is."""
+    turn_rad, middle = np.deg2rad(turn_deg), (np.array(SHAPE) - 1) / 2
+    looked = views.Views(SHAPE, PIXEL_NM, 10, None)
+    rng = np.random.default_rng(2)
+    places_px = rng.uniform(-30, 542, (4000, 2))
+    away = places_px - middle
+    cos, sin = np.cos(turn_rad), np.sin(turn_rad)
+    seen_px = middle + np.stack([cos * away[:, 0] + sin * away[:, 1], cos * away[:, 1] - sin * away[:, 0]], 1)
+    margin = 0.5 * SPACING_PX
+    inside = ((seen_px >= margin) & (seen_px <= 511 - margin)).all(axis=1)
+    shown = looked.show(places_px * PIXEL_NM, SPACING_PX, np.zeros(2), turn_rad)
+    np.testing.assert_array_equal(shown, inside)
+    for _ in range(30):
+        looked.note(np.zeros(2), turn_rad, lost=False)
+    margin += views.GATE * SPACING_PX
+    clear = ((seen_px >= margin + 4) & (seen_px <= 507 - margin)).all(axis=1)
+    gone = ((seen_px < margin - 4) | (seen_px > 515 - margin)).any(axis=1)
+    before = looked.before(places_px * PIXEL_NM, SPACING_PX)
+    assert (before[clear] == 20).all()
+    assert (before[gone] == 0).all()
+    assert clear.sum() > 2500
+    assert gone.sum() > 500
