@@ -67,7 +67,9 @@ def evaluate(
         int | None, typer.Option(help="Validation specimens; without it, the recipe's.", min=1)
     ] = None,
     draws: Annotated[
-        int, typer.Option(help="Imaging conditions per specimen; STEM scenes have one.", min=1)
+        int,
+        # further sets are for choosing thresholds: `training.shots.DRAWS`
+        typer.Option(help="Imaging conditions per specimen; STEM scenes have one.", min=1, max=4),
     ] = 4,
     against: Annotated[
         list[str] | None, typer.Option(help="Another engine to set beside it; repeatable.")

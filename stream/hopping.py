@@ -106,7 +106,7 @@ class Hopping:
 
     def see(self, code: np.ndarray) -> np.ndarray:
         """Count raw flips of the newest frame; `code` (m,) as in `Sighting`. Returns (m,) bool."""
-        self.grow(len(code))
+        self._grow(len(code))
         raw = self._sites["raw"]
         detected = code == DETECTED
         flipped = (code != UNOBSERVED) & (raw != _UNKNOWN) & (raw != detected)
@@ -122,7 +122,7 @@ class Hopping:
         smoothed : of m sites.
         neighbours : (m, k) i8, sites to which a column may hop, then -1.
         """
-        self.grow(len(smoothed.p_occupied))
+        self._grow(len(smoothed.p_occupied))
         switched, probability = self._decide(smoothed)
         if switched.size:
             new = np.zeros(len(switched), _event)
@@ -178,8 +178,7 @@ class Hopping:
         }
         return {name: rate(events, time_s, confidence, worth) for name, (events, time_s) in pairs.items()}
 
-    def grow(self, sites: int) -> None:
-        """Count for so many sites from now on, the new ones from nothing."""
+    def _grow(self, sites: int) -> None:
         new = sites - len(self._sites)
         if new > 0:
             fresh = np.zeros(new, _site)

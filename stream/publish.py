@@ -8,7 +8,7 @@ import zmq
 
 from stream.wire.results import pack
 
-_SEND_HWM = 16  # frames a slow subscriber may lie behind before it misses some
+_SEND_HWM = 20  # messages a slow subscriber may lie behind before it misses some; five maps come at once
 _UNBIND_MS = 1000
 _LINGER_MS = 500  # for the last maps and events to leave at the end
 

@@ -34,7 +34,7 @@ class Session:
     Attributes
     ----------
     header : of the series.
-    sites, events : the tables, `stream.tables.SITES` and `EVENTS`.
+    sites, events : the tables, `stream.site_rows.SITES` and `stream.tables.EVENTS`.
     frame, t_ns : (n,) i8, when the specimen was seen: frames analysed, and not lost.
     drift_yx_px, turn_rad : (n, 2) and (n,) f8, where it was, and how it was turned.
     period_s : from frame to frame.

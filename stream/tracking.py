@@ -232,7 +232,6 @@ class Tracker:
 
     def maps(self, nm_per_px: float | None = None) -> dict[str, SpecimenMap]:
         """Occurrence, raw events, events, rate and residence so far, as in a result file."""
-        self.hopping.grow(len(self.sites))
         rows = site_rows(self.sites, self.occupancy.snapshot(), self.hopping, self.hopping.raw_flips)
         maps = site_maps(rows, self.sites.spacing_nm, nm_per_px)
         return {name: drawn for name, (drawn, _) in maps.items()}

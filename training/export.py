@@ -59,7 +59,7 @@ def export(
     out.mkdir(parents=True, exist_ok=True)
     trained = Checkpoint.load(Path(checkpoint))
     judged = judged_images(trained.recipe, cache)
-    tuning = threshold_images(trained.recipe, cache)
+    tuning = judged if trained.recipe.stem is not None else threshold_images(trained.recipe, cache)
     calibration = calibration_images(trained.recipe, cache)
     written = []
     for size, network in ((name, network_of(trained)), (f"{name}-accurate", EveryWay(network_of(trained)))):

@@ -44,7 +44,8 @@ class ImagingSettings(BaseModel):
     min_transfer : conditions whose `transfer` is nearer to zero than this are not usable, and not drawn: the contrast
         of some spacings is at its reversal.
     min_coarsest_transfer : the same for the coarsest spacing alone, where the finest ones may be weak.
-    usable_transfer : an evaluation calls an image usable only from this |`transfer`| on.
+    usable_transfer : an image is called usable only from this |`transfer`| on: in evaluations, to choose thresholds,
+        and in the training steps of `data.usable_share`.
     spacings_angstrom : the finest and the coarsest that make the columns, over which `transfer` is taken. The default
         holds gold's 111, 200 and 220.
     min_agreement : share of an image's judged columns that must show one sign of contrast.
@@ -127,7 +128,8 @@ def draw_conditions(
             raise ValueError(
                 f"of {rounds * surplus} imaging conditions drawn only {there} transfer at least "
                 f"{settings.min_transfer}, expected {count}: move "
-                "defocus_angstrom and cs_um away from the contrast reversal, or lower min_transfer"
+                "defocus_angstrom and cs_um away from the contrast reversal, or lower min_transfer "
+                "(usable_transfer, in training steps of data.usable_share)"
             )
         drawn = _draw(settings, surplus, generator)
         _, coarsest = settings.spacings_angstrom

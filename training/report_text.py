@@ -45,7 +45,7 @@ def _head(report: dict[str, Any]) -> Iterator[str]:
         f"imaging conditions, {every['images']} images, each at every dose."
     )
     yield ""
-    yield "**all**: the images as training draws them, conditions included."
+    yield "**all**: images under every condition that the recipe draws from."
     smear = (
         f"; the tallest column's length × tan(tilt), its smear, is at most {limits['most_smear']:g} of the distance "
         "between neighbouring columns"

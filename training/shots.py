@@ -83,9 +83,10 @@ def shoot(
     draws: Iterable[int],
     doses_e_angstrom2: Sequence[float],
 ) -> Iterator[Shot]:
-    """Every specimen under conditions of the recipe, every one of `draws` other ones, each time at all doses.
+    """Every specimen under sets of conditions drawn from the recipe, each time at all doses.
 
-    Draw 0 is the validation images of `evaluate.validation_images`; the others are drawn in the same way.
+    `draws` are the sets' numbers, from 0: draw 0 is the validation images of `evaluate.validation_images`; the others
+    are drawn in the same way.
 
     Raises
     ------

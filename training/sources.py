@@ -61,10 +61,8 @@ def judged_images(recipe: Recipe, cache: Path) -> Shown:
 def threshold_images(recipe: Recipe, cache: Path) -> Shown:
     """Images that an engine's threshold is chosen on: those of usable conditions, and none that its report shows.
 
-    All conditions where none is usable; the validation images of a recipe of STEM images, where all are.
+    All conditions where none is usable. Not for STEM images, which are all usable.
     """
-    if recipe.stem is not None:
-        return stem_validation_images(recipe)
     doses = recipe.data.doses_e_angstrom2
     shots = list(shoot(recipe, *validation_subjects(recipe, cache), range(DRAWS, DRAWS + _MORE_DRAWS), doses))
     usable = [shot for shot in shots if shot.usable]

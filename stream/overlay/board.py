@@ -183,7 +183,7 @@ class Viewer:
         return frame is not None and frame.version != self._frame
 
     def message(self, wanted: str = "") -> bytes:
-        """Figures, and whatever is newer than its last message; of the maps the one `wanted`."""
+        """Figures, and whatever is newer than its last message; of the maps the one `wanted`, none without a name."""
         board = self._board
         now = board.figures()
         with board._lock:

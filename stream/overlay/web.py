@@ -101,7 +101,7 @@ def application(board: Board, news: News, names: Collection[str]) -> ASGIApp:
             while (asked := (await browser.receive_text()).partition(" "))[0] == "next":
                 await news.wait(lambda: viewer.has_news, _QUIET_S)
                 await browser.send_bytes(viewer.message(asked[2]))
-            await browser.close(1008, "expected: next, and the name of a map")
+            await browser.close(1008, "expected: next, or next and the name of a map")
         except WebSocketDisconnect:
             return
         finally:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from stream.kinetics import bootstrap_rate, bootstrap_ratio, log_rank, missed_share, survival
+from stream.kinetics import _interval, bootstrap_rate, bootstrap_ratio, log_rank, missed_share, survival
 from stream.poisson import rate_ratio
 
 
@@ -107,3 +107,19 @@ def test_a_bootstrap_is_the_same_for_the_same_seed():
     a, b = (bootstrap_rate(n, t, np.random.default_rng(3)) for _ in range(2))
     assert a == b
     assert a[0] < n.mean() < a[1]
+
+
+def test_intervals_of_few_sites_reach_as_far_out_as_students():
+    """T. Hesterberg, The American Statistician 69 (2015) 371: of 25, 1.76 % on either side and not 2.5."""
+    low, high = _interval(np.linspace(0, 1, 100_001), 25)
+    assert (low, high) == pytest.approx((0.01758, 0.98242), abs=2e-5)
+    assert _interval(np.linspace(0, 1, 100_001), 10**6) == pytest.approx((0.025, 0.975), abs=1e-4)
+    rng = np.random.default_rng(4)
+    many, few = (np.full(n, 5.0) for n in (400, 20))
+    noise = rng.poisson(5.0, 400).astype(float)
+    by_few = [
+        bootstrap_ratio((many, many), (noise[:20], few), np.random.default_rng(1), paired=False),
+        bootstrap_ratio((noise[:20], few), (many, many), np.random.default_rng(1), paired=False),
+    ]
+    wide = by_few[0][1] / by_few[0][0]
+    assert wide == pytest.approx(by_few[1][1] / by_few[1][0], rel=0.05)  # as far out as the few ask for

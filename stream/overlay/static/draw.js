@@ -1,13 +1,12 @@
 // What is drawn: the frame with its columns, and the map. Canvas 2D, in device pixels.
 
-import { css, grey, inferno, occupancy, occurrence, pixels } from "./palette.js";
+import { css, grey, occupancy, pixels } from "./palette.js";
 
 export const EVENT_MS = 1600; // how long an event stays marked in the picture
 const GAP_PX = 8; // above and below the canvas, as in page.css
 const EVENT_COLOUR = "#ff6fb5";
 const BINS = 32; // colours of columns: one path each, however many columns
 const COLOURS = Array.from({ length: BINS }, (_, i) => css(occupancy, i / (BINS - 1)));
-const HEAT = { events: pixels(inferno), occurrence: pixels(occurrence) };
 
 /** A canvas that fills its stage as far as the aspect of its field allows, in device pixels. */
 export class Stage {
@@ -138,9 +137,9 @@ function drawEvent(c, event, scale, radius, ratio, strength) {
   c.restore();
 }
 
-/** A map over its own field; returns the value of the brightest colour. */
-export function drawMap(stage, map) {
-  const [ny, nx] = map.array.shape, scale = stage.fit([ny, nx]), heat = HEAT[map.name] ?? HEAT.events;
+/** A map over its own field, in 256 colours (as `pixels`); returns the value of the brightest one. */
+export function drawMap(stage, map, heat) {
+  const [ny, nx] = map.array.shape, scale = stage.fit([ny, nx]);
   let top = map.name === "occurrence" ? 1 : 0;
   if (!top) for (const value of map.array) if (value > top) top = value;
   const colour = (words) => {

@@ -2,7 +2,7 @@
 
 import { EVENT_MS, Stage, drawFrame, drawMap } from "./draw.js";
 import { Live } from "./live.js";
-import { gradient, inferno, occupancy, occurrence } from "./palette.js";
+import { gradient, inferno, occupancy, occurrence, pixels } from "./palette.js";
 import { addEvents, count, forgetEvents, say, seconds, showAlarms, showFacts, showFigures } from "./panels.js";
 
 const STATUS_OLD_S = 3;
@@ -14,6 +14,7 @@ const MAPS = {
   raw_events: { title: "Raw flips", palette: inferno, unit: "flips", tip: "Found in one frame and not in the next, or the reverse: missed detections count" },
 };
 const ORDER = Object.keys(MAPS); // as M goes through them
+const HEAT = new Map([inferno, occurrence].map((palette) => [palette, pixels(palette)]));
 const byId = (id) => document.getElementById(id);
 
 const shown = { columns: true, frozen: false, map: "events", marked: null };
@@ -102,8 +103,12 @@ function drawMapPanel() {
   say(byId("map-unit"), unit);
   map.veil.hidden = Boolean(one);
   map.canvas.hidden = !one;
-  if (!one) return;
-  const top = drawMap(map, one);
+  map.canvas.ariaLabel = `Map over the same field: ${title}. ${tip}`;
+  if (!one) {
+    say(byId("map-max"), "–");
+    return;
+  }
+  const top = drawMap(map, one, HEAT.get(palette));
   say(byId("map-max"), top >= 10 ? count(top) : String(Number(top.toPrecision(2))));
   map.canvas.dataset.name = one.name;
 }

@@ -9,8 +9,9 @@ pytest.importorskip("abtem")
 
 from stream.cli import main
 from stream.normalize import normalize_exact
+from tests.helpers.tiny_recipe import write_recipe
 from training.baseline import tuned_log
-from training.dataset import TrainingImages, Truth, draw_scene, photograph, validation_waves
+from training.dataset import TrainingImages, Truth, draw_scene, of_step, photograph, validation_waves
 from training.evaluate import Score, judge, match, pair
 from training.imaging import atom_contrast, generator_for
 from training.labels import column_map
@@ -182,3 +183,19 @@ def test_the_command_refuses_a_recipe_it_cannot_follow(tmp_path, capsys, monkeyp
     assert ended.value.code == 3
     assert "train.steps" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
+
+
+def test_a_share_of_the_steps_keeps_to_usable_conditions(tmp_path):
+    recipe = load_recipe(write_recipe(tmp_path))
+    assert of_step(recipe, [0, 1]) is recipe
+
+    def at(share, **imaging):
+        data = recipe.data.model_copy(update={"usable_share": share})
+        changed = {"data": data, "imaging": recipe.imaging.model_copy(update=imaging)}
+        some = recipe.model_copy(update=changed)
+        return np.array([of_step(some, [3, step]).imaging.min_transfer for step in range(1000)])
+
+    assert set(at(1.0)) == {recipe.imaging.usable_transfer}
+    assert set(at(1.0, min_transfer=0.5)) == {0.5}
+    assert np.mean(at(0.7) == recipe.imaging.usable_transfer) == pytest.approx(0.7, abs=0.05)
+    assert recipe.imaging.min_transfer < recipe.imaging.usable_transfer
