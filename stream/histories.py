@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from pathlib import Path
 
 import h5py
@@ -14,6 +15,7 @@ _BLOCK = 256  # frames written at once
 _EMPTY = (
     -1.0
 )  # log ratio of a frame that had a place in view before it was a site: little, but there are many
+_NUMBERS = "turn_rad", "residual_px", "matched", "measured", "lost"  # of a shift
 _SITES = {
     "p": "P(occupied | all frames so far); NaN before the site was known and while it is retired",
     "log_ratio": "log P(this frame | occupied) / P(this frame | empty); NaN where the site was not observed",
@@ -41,11 +43,11 @@ class Histories:
                 compression="gzip", compression_opts=1, shuffle=True, fillvalue=np.float16(np.nan),
             )  # fmt: skip
             table.attrs["meaning"] = meaning
-        self._frames: list[int] = []
-        self._times_ns: list[int] = []
+        self._frames, self._times_ns = array("q"), array("q")
         self._p: list[np.ndarray] = []  # of the rows not written yet
         self._log_ratio: list[np.ndarray] = []
-        self._shifts: list[Shift] = []
+        self._shifts = array("d")  # y, x and `_NUMBERS` of each: there may be 100,000s
+        self._centre = np.zeros(2)
         self._begun: list[
             tuple[int, int, np.ndarray, int]
         ] = []  # row, site, evidence before it, frames empty before
@@ -73,7 +75,9 @@ class Histories:
         self._sites = len(tracked.evidence)
         self._frames.append(frame)
         self._times_ns.append(t_ns)
-        self._shifts.append(tracked.shift)
+        shift = tracked.shift
+        self._centre = shift.centre_yx_px
+        self._shifts.extend((*shift.yx_px, *(float(getattr(shift, name)) for name in _NUMBERS)))
         p = np.where(tracked.followed, tracked.occupancy.p_occupied, np.nan)
         self._p.append(p.astype(np.float16))
         self._log_ratio.append(np.where(tracked.observed, tracked.evidence, np.nan).astype(np.float16))
@@ -119,7 +123,10 @@ class Histories:
 
     def shift(self, row: int) -> Shift:
         """Where the specimen was."""
-        return self._shifts[row]
+        size = 2 + len(_NUMBERS)
+        y, x, turn_rad, residual_px, matched, measured, lost = self._shifts[row * size : (row + 1) * size]
+        told = residual_px, int(matched), bool(measured), bool(lost)
+        return Shift(np.array([y, x]), turn_rad, self._centre, *told)
 
     def correct(self, first_row: int, log_ratio: np.ndarray) -> None:
         """Evidence found later, of rows from `first_row` on, (rows, m); what is inf stays as it was."""

@@ -113,9 +113,10 @@ def events(rows: np.ndarray) -> np.ndarray:
 
 
 def residence_s(rows: np.ndarray) -> np.ndarray:
-    """(m,) f8, time occupied over the number of columns that left; NaN where none was seen to leave.
+    """(m,) f8, time occupied over the expected number of departures; NaN where none was told as an event.
 
     Where few left this is uncertain: with n of them, by about 1 / sqrt(n) of itself.
     """
-    left = rows["disappeared"] + rows["hopped_away"]
-    return np.divide(rows["occupied_s"], left, out=np.full(len(rows), np.nan), where=left > 0)
+    some = rows["disappeared"] + rows["hopped_away"] > 0
+    some &= rows["departures"] > 0
+    return np.divide(rows["occupied_s"], rows["departures"], out=np.full(len(rows), np.nan), where=some)

@@ -145,7 +145,7 @@ class _Scene:
         height, width = self._zoom.shape_yx
         self.shape_yx = height + _STRIP_PX, width
         self._levels = _grey_levels(source)
-        self._p = _Rows(file)
+        self._live, self._smoothed = _Rows(file, "p"), _Rows(file, "smoothed")
         self._fade = max(4, round(_FADE_S * fps))
         events = session.events
         self._hops = events[events["kind"] == b"hop"]
@@ -183,7 +183,8 @@ class _Scene:
         shifted = session.yx_nm / self._pixel_nm + session.drift_yx_px[row]
         middle = (np.array(session.header.shape_yx) - 1) / 2
         yx = zoom.place(turned(shifted, session.turn_rad[row], middle))
-        p = self._p.at(index)[: len(yx)]
+        p, live = (rows.at(index)[: len(yx)] for rows in (self._smoothed, self._live))
+        p = np.where(np.isfinite(live) | (p > 0.5), p, np.nan)  # empty places only while somebody looks there
         known = np.flatnonzero(np.isfinite(p))
         spacing_px = (
             session.spacing_nm / self._pixel_nm * zoom.times if np.isfinite(session.spacing_nm) else 12.0
@@ -241,18 +242,19 @@ class _Scene:
             float(session.t_ns[row] - session.t_ns[0]) * 1e-9 if known else (index - first) * session.period_s
         )
         dose_rate = session.header.dose_rate_e_nm2_s
-        dose = f"   {1e-2 * dose_rate * (past_s + session.period_s):,.0f} e/Å²" if dose_rate else ""
+        dose_e_angstrom2 = 1e-2 * (dose_rate or 0.0) * (past_s + session.period_s)
+        dose = f"   {dose_e_angstrom2:,.0f} e/Å²" if dose_rate else "   dose not known"
         return f"frame {index}   {past_s:.{_decimals(session.period_s)}f} s{dose}"
 
 
 class _Rows:
     """P(occupied) by frame, read a block at a time."""
 
-    def __init__(self, file: h5py.File) -> None:
+    def __init__(self, file: h5py.File, name: str) -> None:
         group = file["occupancy"]
         if not isinstance(group, h5py.Group):
             raise RecordingError(f"{file.filename} has no occupancy: expected what hopscope replay writes")
-        self._table = group["p"]
+        self._table = group[name]
         self._frame = np.asarray(group["frame"])
         self._first, self._block = 0, np.empty((0, 0))
 

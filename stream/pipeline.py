@@ -246,7 +246,7 @@ class Analysis:
         if self.tracker is None or self.header is None or self._tally.next_index is None:
             return {}
         place = np.array([self.header.series_id, self._tally.next_index, *self.header.shape_yx], np.int64)
-        calibration = np.array([self.header.pixel_size_nm, self.header.frame_period_s])
+        calibration = _calibration(self.header)
         counted = np.array(self._tally.to_json())
         return {"place": place, "calibration": calibration, "counted": counted, **self.tracker.state()}
 
@@ -262,8 +262,7 @@ class Analysis:
             return
         series_id, next_index, ny, nx = (int(v) for v in state["place"])
         same = (series_id, (ny, nx)) == (self.header.series_id, self.header.shape_yx)
-        calibration = self.header.pixel_size_nm, self.header.frame_period_s
-        if same and calibration == tuple(state["calibration"].tolist()):
+        if same and np.array_equal(_calibration(self.header), state["calibration"], equal_nan=True):
             mine = ("place", "calibration", "counted")
             self.tracker.restore({k: v for k, v in state.items() if k not in mine})
             self._tally.next_index = next_index
@@ -282,9 +281,12 @@ class Analysis:
 
 
 def _same_series(a: SeriesHeader, b: SeriesHeader) -> bool:
-    """Whether two headers are of one series, calibrated alike: a site's position or time is wrong under another."""
+    """Whether two headers are of one series, calibrated alike: positions, times or doses are wrong under another."""
+    same = (a.series_id, a.shape_yx) == (b.series_id, b.shape_yx)
+    return same and np.array_equal(_calibration(a), _calibration(b), equal_nan=True)
 
-    def told(header: SeriesHeader) -> tuple:
-        return header.series_id, header.shape_yx, header.pixel_size_nm, header.frame_period_s
 
-    return told(a) == told(b)
+def _calibration(header: SeriesHeader) -> np.ndarray:
+    """(4,) f8, pixel size, period, exposure and dose rate in the header's units, NaN where it does not know."""
+    known = header.pixel_size_nm, header.frame_period_s, header.exposure_s, header.dose_rate_e_nm2_s
+    return np.array([np.nan if value is None else value for value in known])

@@ -78,6 +78,7 @@ LEDGER: Fields = {
     "drift_x_px": ("<f8", "how far the specimen has moved since the first frame, along its own axes, pixels"),
     "turn_rad": ("<f8", "how far it has turned after that, about the frame's middle, clockwise as shown"),
     "residual_px": ("<f8", "rms distance of columns from their sites after that, pixels"),
+    "residual_pm": ("<f8", "the same in pm"),
     "lost": ("?", "the specimen could not be recognized: the frame says nothing of the sites"),
 }
 TABLES: dict[str, tuple[str, Fields]] = {
@@ -108,6 +109,7 @@ class ResultFile:
         if path.exists():
             raise RecordingError(f"{path} is there already: results are never overwritten; give another name")
         self.path = path
+        self._pixel_size_nm = header.pixel_size_nm or np.nan
         self._partial = path.with_name(path.name + ".partial")
         try:
             self._file = h5py.File(self._partial, "w")
@@ -138,14 +140,15 @@ class ResultFile:
         rows["site"] = tracked.column_site
         self._add("columns", rows)
         shift = tracked.shift
-        moved = (*shift.yx_px, shift.turn_rad, shift.residual_px, shift.lost)
+        residual_pm = 1e3 * self._pixel_size_nm * shift.residual_px
+        moved = (*shift.yx_px, shift.turn_rad, shift.residual_px, residual_pm, shift.lost)
         line = (seen.frame, 1, b"analysed", seen.t_ns, len(columns), *moved)
         self._add("ledger", np.array([line], table_type(LEDGER)))
         self.histories.add(seen.frame, seen.t_ns, tracked)
 
     def add_gap(self, gap: Gap) -> None:
         """Frames that were not seen."""
-        line = (gap.first, gap.count, gap.reason.encode(), -1, 0, *[np.nan] * 4, False)
+        line = (gap.first, gap.count, gap.reason.encode(), -1, 0, *[np.nan] * 5, False)
         self._add("ledger", np.array([line], table_type(LEDGER)))
 
     def finish(self, tracker: Tracker, *, complete: bool = True) -> list[Hop]:

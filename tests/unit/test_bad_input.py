@@ -126,7 +126,10 @@ def test_a_clock_that_does_not_go_on_is_refused_by_name(
     assert analysis.report()["gaps"] == {"decode": 1}
 
 
-@pytest.mark.parametrize("change", [{"pixel_size_nm": 0.021}, {"frame_period_s": 0.05}])
+@pytest.mark.parametrize(
+    "change",
+    [{"pixel_size_nm": 0.021}, {"frame_period_s": 0.05}, {"exposure_s": 0.01}, {"dose_rate_e_nm2_s": 5.0}],
+)
 def test_another_calibration_within_a_series_begins_anew(engine: Engine, change: dict[str, float]) -> None:
     analysis = Analysis(Settings(), OnCpu(engine, "a test"))
     analysis.begin(HEADER)

@@ -19,6 +19,7 @@ def session():
     rows = made.sites
     rows["disappeared"] = (state[:-1] & ~state[1:]).sum(axis=0)
     rows["appeared"] = (~state[:-1] & state[1:]).sum(axis=0)
+    rows["arrivals"], rows["departures"] = rows["appeared"], rows["disappeared"]
     rows["raw_flips"] = 3 * rows["appeared"]
     rows["event_rate_hz"] = (rows["appeared"] + rows["disappeared"]) / rows["observed_s"]
     rows["fast"][20] = True

@@ -13,9 +13,11 @@ from PIL import Image
 
 from stream.export import export_result
 from stream.frame import RecordingError
+from stream.histories import Histories
 from stream.hopping import Hop
 from stream.tables import TABLES, ResultFile, _hop_rows, read_table
 from stream.tracking import Tracker
+from tests.helpers.detections import particle
 from tests.helpers.result import ABSENT, FRAMES, GAP, HEADER, PIXEL_NM, SITES, WALKER, present, write_result
 
 
@@ -43,6 +45,8 @@ def test_the_ledger_holds_every_index_once(written: tuple[Path, Tracker]) -> Non
     gap = ledger[ledger["frame"] == GAP.first][0]
     assert (gap["count"], gap["state"], gap["t_ns"]) == (5, b"wire", -1)
     analysed = ledger[ledger["state"] == b"analysed"]
+    assert np.isfinite(analysed["residual_px"][1:]).mean() > 0.9
+    np.testing.assert_allclose(analysed["residual_pm"], 1e3 * PIXEL_NM * analysed["residual_px"])
     assert analysed["columns"].tolist() == [len(present(i)) for i in analysed["frame"]]
 
 
@@ -155,3 +159,21 @@ def test_export_refuses_what_is_no_result(tmp_path: Path) -> None:
         export_result(path, None, None, tmp_path / "tracks.csv")
     with pytest.raises(FileNotFoundError):
         export_result(tmp_path / "absent.h5", tmp_path, None)
+
+
+def test_where_the_specimen_was_is_known_of_every_frame(tmp_path: Path) -> None:
+    real, shifts = particle(60), []
+    tracker = Tracker((512, 512), PIXEL_NM, 0.1)
+    with h5py.File(tmp_path / "kept.h5", "w") as file:
+        histories = Histories(file)
+        for frame in range(12):
+            seen = real[:0] if frame == 7 else real + 0.3 * frame
+            tracked = tracker.update(frame, frame * 10**8, seen)
+            histories.add(frame, frame * 10**8, tracked)
+            shifts.append(tracked.shift)
+        for row, shift in enumerate(shifts):
+            kept = histories.shift(row)
+            for name in ("yx_px", "turn_rad", "centre_yx_px", "residual_px", "matched", "measured", "lost"):
+                np.testing.assert_array_equal(getattr(kept, name), getattr(shift, name), err_msg=name)
+        assert [shift.lost for shift in shifts].count(True) == 1
+        np.testing.assert_array_equal(histories.frame, range(12))
