@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 
 from engines.build import PLANS, find_gpu
 from engines.files import read_engine
@@ -78,9 +79,14 @@ def same(found: Found | None, wanted: Columns, within_px: float = 0.01) -> None:
     assert found is not None
     got = found.columns
     assert len(got) == len(wanted) > 50
-    assert np.abs(got.yx_px - wanted.yx_px).max() <= within_px
-    np.testing.assert_allclose(got.score, wanted.score, atol=2e-3)
-    np.testing.assert_array_equal(got.kind, wanted.kind)
+    apart_px, own = cKDTree(wanted.yx_px).query(got.yx_px)  # in whatever order
+    assert len(np.unique(own)) == len(own)
+    assert np.quantile(apart_px, 0.98) <= within_px
+    assert (
+        apart_px.max() <= 0.05
+    )  # an image differs by 1e-4, which may be one step of an activation in eight bits
+    np.testing.assert_allclose(got.score, wanted.score[own], atol=2e-3)
+    np.testing.assert_array_equal(got.kind, wanted.kind[own])
 
 
 @pytest.mark.parametrize("finer", [1, 2])
