@@ -22,7 +22,7 @@ from stream.drift import Shift
 from stream.find import Where
 from stream.frame import Frame, Gap, SeriesHeader
 from stream.hopping import Hop
-from stream.infer import Found, own_pixel_size_nm
+from stream.infer import Found, own_pixel_size_nm, tracked_threshold
 from stream.maps import SpecimenMap
 from stream.picture import Picture
 from stream.tally import Tally
@@ -99,7 +99,8 @@ class Analysis:
         self.header = known
         pixel_size_nm, period_s = known.pixel_size_nm or 0.0, known.frame_period_s or 0.0
         own_nm = own_pixel_size_nm(self.where.manifest, pixel_size_nm, self.settings.camera.spacing_px)
-        self.where.begin(known, own_nm or 0.0, self.settings.engine.threshold)
+        threshold = self.settings.engine.threshold or tracked_threshold(self.where.manifest)
+        self.where.begin(known, own_nm or 0.0, threshold)
         self._size = BatchSize(self.settings.engine.latency_ms / 1e3, self.where.most)
         lag = self.settings.tracking.lag_frames
         self.tracker = Tracker(known.shape_yx, pixel_size_nm, period_s, lag=lag, bad_pixels=known.bad_pixels)

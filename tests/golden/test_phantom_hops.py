@@ -21,7 +21,7 @@ from stream.config import EngineSettings
 from stream.demo import TALLEST_ATOMS
 from stream.hindsight import Hindsight, look_again
 from stream.histories import Histories
-from stream.infer import ColumnFinder
+from stream.infer import ColumnFinder, tracked_threshold
 from stream.phantom import Phantom
 from stream.picture import Picture
 from stream.tracking import Tracker
@@ -58,7 +58,8 @@ class Watched:
             open_engine(self.engine_name, threads=self.threads) as engine,
             h5py.File(f"{id(self)}.h5", "w", driver="core", backing_store=False) as file,
         ):
-            finder = ColumnFinder(engine, truth.shape_yx, truth.pixel_size_nm)
+            threshold = tracked_threshold(engine.manifest)  # as live
+            finder = ColumnFinder(engine, truth.shape_yx, truth.pixel_size_nm, threshold)
             histories = self.session.histories = Histories(file)
             for item in self._pictures(finder):
                 self.session.feed([item])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from engines.runtime import Engine, open_engine
-from stream.config import Settings
+from stream.config import EngineSettings, Settings
 from stream.find import OnCpu
 from stream.frame import Encoding, Frame, Gap, SeriesHeader
 from stream.pipeline import Analysis, Seen
@@ -180,3 +180,15 @@ def test_sites_behind_bad_pixels_are_not_observed_rather_than_empty() -> None:
     seen = 300 - hidden.sum(axis=0)[partner[real]]
     assert (now.observed_s[real] / 0.02 <= seen + 1).all()
     assert hidden.any(axis=0).sum() > 40
+
+
+@pytest.mark.parametrize(("told", "share"), [(None, 0.76), (0.7, 1.4)])
+def test_a_session_tracks_weaker_columns_than_a_picture_alone_shows(
+    engine: Engine, told: float | None, share: float
+) -> None:
+    where = OnCpu(engine, "a test")
+    Analysis(Settings(engine=EngineSettings(threshold=told)), where).begin(HEADER)
+    assert where._finder is not None
+    assert where._finder.threshold == pytest.approx(share * engine.manifest.threshold)
+    where.begin(HEADER, 0.02)
+    assert where._finder.threshold == engine.manifest.threshold == 0.5
