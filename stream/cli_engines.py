@@ -25,7 +25,10 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="What to simulate, the network, and how to train it.")],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, curves and the engine.")],
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in that folder.")] = False,
-    start_from: Annotated[Path | None, typer.Option(help="A checkpoint whose weights to begin with.")] = None,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(help="A checkpoint, or an engine's -fp32.onnx, whose weights to begin with."),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="In place of the recipe's: of first weights and images.", min=0)
     ] = None,

@@ -14,12 +14,18 @@ from training.losses import mean_squared_error, soft_cross_entropy
 from training.networks import build_network
 from training.ranks import Ranks
 from training.recipe import Recipe
+from training.shipped import Weights, lineage_of, weights_of
 
 LOSSES = {"cross-entropy": soft_cross_entropy, "mean-squared": mean_squared_error}
 
 
 class Descent:
-    """The network with its optimizer and schedule, from the beginning or from a checkpoint."""
+    """The network with its optimizer and schedule, from the beginning or from a checkpoint.
+
+    Attributes
+    ----------
+    shipped : weights of an engine that it is still to be given, for which images are needed (`shipped.begin_with`).
+    """
 
     def __init__(
         self, recipe: Recipe, ranks: Ranks, start: Checkpoint | None, start_from: Path | None
@@ -30,7 +36,10 @@ class Descent:
             memory_format=torch.channels_last
         )
         self.begun_with = start.begun_with if start else ()
-        if start is None and start_from is not None:
+        self.shipped: Weights | None = None
+        if start is None and start_from is not None and start_from.suffix == ".onnx":
+            self.shipped, self.begun_with = weights_of(start_from, network), lineage_of(start_from)
+        elif start is None and start_from is not None:
             former = Checkpoint.load(start_from)
             held, wanted = ((r.train.network, len(r.classes)) for r in (former.recipe, recipe))
             if held != wanted:

@@ -27,10 +27,12 @@ from training.exitwave import CacheError
 from training.ranks import joined
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.samples import draw_samples
+from training.shipped import begin_with
 from training.sources import Shown, judged_images, make_waves, training_images
 
 log = logging.getLogger(__name__)
 _ROW = 50  # steps that are averaged into a row of curve.csv
+_SETTLING = 32  # batches that an engine's norms are measured on
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -57,7 +59,8 @@ def train(
     ----------
     recipe : or its file.
     cache : folder of exit waves.
-    start_from : checkpoint of another training of the same network, whose weights this one begins with.
+    start_from : checkpoint of another training of the same network, or engine in fp32 (.onnx), whose weights this one
+        begins with.
     seed : in place of the recipe's: of the first weights and of all images.
     device : "auto", "cpu" or a card like "cuda:0".
     threads : of torch on a CPU.
@@ -91,6 +94,8 @@ def train(
             if ranks.writes:  # the others read them when they are there
                 make_waves(recipe, cache, max(2, os.cpu_count() or 2))
             ranks.wait()
+            if descent.shipped:
+                begin_with(descent.network, descent.shipped, _never_trained_on(recipe, cache, descent))
             _go_down(descent, out, _images(recipe, cache, descent, workers), cache)
         return out / "best.pt" if recipe.train.patience else path
 
@@ -111,6 +116,15 @@ def _images(recipe: Recipe, cache: Path, descent: Descent, workers: int) -> Iter
         worker_init_fn=_one_thread,
     )
     return ((images.to(ranks.device), labels.to(ranks.device)) for images, labels in loader)
+
+
+def _never_trained_on(recipe: Recipe, cache: Path, descent: Descent) -> Iterator[torch.Tensor]:
+    """Images as training has them, of steps after the last one; where the network is."""
+    made, device = (
+        training_images(recipe, cache, descent.network.stride, descent.ranks.device),
+        descent.ranks.device,
+    )
+    return (made[recipe.train.steps + number][0].to(device) for number in range(_SETTLING))
 
 
 def _go_down(descent: Descent, out: Path, images: Iterator[Batch], cache: Path) -> None:
@@ -202,7 +216,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="folder of exit waves")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUT")
-    parser.add_argument("--start-from", type=Path, help="a checkpoint whose weights to begin with")
+    parser.add_argument("--start-from", type=Path, help="a checkpoint, or a -fp32.onnx, to begin with")
     parser.add_argument("--seed", type=int, help="in place of the recipe's")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     parser.add_argument("--threads", type=int, default=1, help="of torch, per process")
