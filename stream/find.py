@@ -93,7 +93,7 @@ class OnCpu:
         stage_ms = {"decode": (time.perf_counter_ns() - began_ns) / 1e6}
         columns, image = finder.find(counts, header.bad_pixels)
         stage_ms |= {name: ns / 1e6 for name, ns in finder.stage_ns.items()}
-        return [Found(columns, image, stage_ms)]
+        return [Found(columns, image, finder.background, stage_ms)]
 
     def picture(self, frame: Frame) -> np.ndarray:
         """The normalized picture of one frame, (ny', nx') f4, when nothing is under way; valid until the next call.

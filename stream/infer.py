@@ -32,11 +32,13 @@ class Found:
     ----------
     columns : in pixels of the frame.
     image : (ny', nx') f4, normalized, as the engine saw it; None where it was not asked for.
+    background : (my, mx) f4, the first of the engine's maps; None where the image is.
     stage_ms : time each stage took; on a card its share of the batch.
     """
 
     columns: Columns
     image: np.ndarray | None
+    background: np.ndarray | None
     stage_ms: dict[str, float]
 
 
@@ -157,6 +159,7 @@ class ColumnFinder:
     pixel_size_nm : of the image that the engine sees.
     zoom_yx : frame pixels per pixel of that image.
     stage_ns : time each of STAGES took for the last frame, in ns.
+    background : (my, mx) f4, the first of the engine's maps of the last frame; valid until the next call.
 
     Raises
     ------
@@ -184,7 +187,7 @@ class ColumnFinder:
         self._normalizer = Normalizer(self._resampler.shape_yx, sampling.sigma_px)
         self._batch = np.zeros((1, 1, *sampling.padded_yx), np.float32)
         self.stage_ns: dict[str, int] = dict.fromkeys(STAGES, 0)
-        engine.run(self._batch)
+        self.background = engine.run(self._batch)[0, 0]
 
     def find(self, counts: np.ndarray, bad_pixels: np.ndarray | None = None) -> tuple[Columns, np.ndarray]:
         """Find the columns of one frame.
@@ -211,7 +214,7 @@ class ColumnFinder:
         times.append(time.perf_counter_ns())
         maps = self.engine.run(self._batch)[0]
         times.append(time.perf_counter_ns())
-        columns = self._read(maps)
+        columns, self.background = self._read(maps), maps[0]
         times.append(time.perf_counter_ns())
         self.stage_ns = {
             stage: end - start for stage, (start, end) in zip(STAGES, pairwise(times), strict=True)

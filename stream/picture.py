@@ -1,4 +1,4 @@
-"""The normalized picture that columns were found in, and a look at patches of it around places in it."""
+"""The normalized picture that columns were found in, with the network's map of it, and a look at places in both."""
 
 from __future__ import annotations
 
@@ -19,14 +19,60 @@ class Picture:
     ----------
     image : (ny, nx) f4, mean 0 and variance 1 locally.
     zoom : frame pixels per pixel of it, along y and x.
+    background : (my, mx) f4, 1 - P(column) by the network; None where it was not asked.
+    stride : pixels of the image per pixel of the background.
     """
 
     image: np.ndarray
     zoom: tuple[float, float] = (1.0, 1.0)
+    background: np.ndarray | None = None
+    stride: int = 1
 
     def to_image_px(self, yx_px: np.ndarray) -> np.ndarray:
         """Positions (n, 2) in pixels of the frame, in pixels of the image."""
         return (yx_px + 0.5) / np.asarray(self.zoom) - 0.5
+
+    def to_map_px(self, yx_px: np.ndarray) -> np.ndarray:
+        """Positions (n, 2) in pixels of the frame, in pixels of the background."""
+        return (yx_px + 0.5) / (self.stride * np.asarray(self.zoom)) - 0.5
+
+    @property
+    def map_px(self) -> float:
+        """Frame pixels per pixel of the background, the mean of y and x."""
+        return self.stride * float(np.sqrt(np.prod(self.zoom)))
+
+
+@njit(cache=True, nogil=True)
+def highest(background, yx, wanted, reach):
+    """P(column) at the highest maximum (n,) f4 within `reach` pixels, along y and x, of each position's own pixel.
+
+    0 where there is none: the skirt of a neighbour's maximum does not count.
+    """
+    ny, nx = background.shape
+    out = np.zeros(len(yx), np.float32)
+    for k in range(len(yx)):
+        if not wanted[k]:
+            continue
+        y, x = int(np.rint(yx[k, 0])), int(np.rint(yx[k, 1]))
+        lowest = np.float32(1)
+        for i in range(max(y - reach, 0), min(y + reach + 1, ny)):
+            for j in range(max(x - reach, 0), min(x + reach + 1, nx)):
+                value = background[i, j]
+                if value < lowest and _is_least(background, i, j):
+                    lowest = value
+        out[k] = np.float32(1) - lowest
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _is_least(background, y, x):
+    """Whether none of the neighbours (8) of a pixel is lower."""
+    ny, nx = background.shape
+    for i in range(max(y - 1, 0), min(y + 2, ny)):
+        for j in range(max(x - 1, 0), min(x + 2, nx)):
+            if background[i, j] < background[y, x]:
+                return False
+    return True
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})

@@ -186,7 +186,8 @@ class Analysis:
         if self.tracker is None or found.image is None:
             raise ValueError("columns without a series or a picture: expected begin, and pictures from cards")
         began_ns = time.perf_counter_ns()
-        columns, picture = found.columns, Picture(found.image, self.where.zoom_yx)
+        columns, stride = found.columns, self.where.manifest.stride
+        picture = Picture(found.image, self.where.zoom_yx, found.background, stride)
         tracked = self.tracker.update(frame.index, t_ns, columns.yx_px, columns.score, picture)
         sites = self.tracker.sites
         believed = int(np.count_nonzero(~sites.proposed[sites.awake]))

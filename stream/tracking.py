@@ -18,6 +18,7 @@ from stream.maps import SpecimenMap, site_maps
 from stream.occupancy import Occupancy, OccupancyFilter
 from stream.picture import Picture
 from stream.places import DETECTED, UNOBSERVED, Begun
+from stream.reading import Reading
 from stream.site_rows import site_rows
 from stream.sites import SiteMap
 
@@ -97,7 +98,7 @@ class Tracker:
 
     Attributes
     ----------
-    drift, sites, emission, appearance, occupancy, hopping : the stages, to be read.
+    drift, sites, emission, reading, appearance, occupancy, hopping : the stages, to be read.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class Tracker:
             shape_yx, pixel_size_nm, spacing_nm, birth_score=birth_score, memory=memory, bad_pixels=bad_pixels
         )
         self.emission = Emission() if emission is None else emission
+        self.reading = Reading(lag)
         self.appearance = Appearance(lag)
         self.occupancy = OccupancyFilter(frame_period_s, lag=lag, rate_hz=rate_hz)
         self.hopping = Hopping(frame_period_s)
@@ -173,12 +175,7 @@ class Tracker:
         begun.append(self._take_up(sighting.begun))
         site_yx_px = shift.to_frame_px(self.sites.yx_nm / pixel_nm)
         observed = sighting.code != UNOBSERVED
-        evidence = self.emission.log_ratio(sighting.code)
-        if picture is None:
-            self.appearance.skip()
-        else:
-            ratio, told = self.appearance.log_ratio(picture, site_yx_px, observed, self.sites.spacing_px)
-            evidence = np.where(told > self.emission.told, ratio, evidence)  # the better witness is heard
+        evidence = self._evidence(sighting.code, picture, site_yx_px, observed)
         neighbours = self.sites.neighbours
         smoothed = self.occupancy.update(frame, t_ns, evidence, observed, neighbours)
         flipped = self.hopping.see(sighting.code)
@@ -188,6 +185,7 @@ class Tracker:
             self._note_exchanges(events)
             self.sites.learn(smoothed.p_occupied, smoothed.observed)
             self.emission.learn(self.sites.code_before(self.occupancy.lag), smoothed.p_occupied)
+            self.reading.learn(smoothed.p_occupied)
             self.appearance.learn(smoothed.p_occupied)
         return Tracked(
             shift,
@@ -202,6 +200,22 @@ class Tracker:
             flipped,
             events,
         )
+
+    def _evidence(
+        self, code: np.ndarray, picture: Picture | None, site_yx_px: np.ndarray, observed: np.ndarray
+    ) -> np.ndarray:
+        """(m,) f8, log ratios by the best witness: a site's picture, where it is known how the site looks; else the
+        network's map; where there is neither, whether a column was found (m,)."""
+        evidence, spacing_px = self.emission.log_ratio(code), self.sites.spacing_px
+        if picture is None or picture.background is None:
+            self.reading.skip()
+        else:
+            evidence = self.reading.log_ratio(picture, site_yx_px, observed, spacing_px)
+        if picture is None:
+            self.appearance.skip()
+            return evidence
+        ratio, told = self.appearance.log_ratio(picture, site_yx_px, observed, spacing_px)
+        return np.where(told > self.emission.told, ratio, evidence)
 
     def finish(self) -> list[Hop]:
         """The series is over: the events that were held back, in order of time."""
@@ -255,6 +269,7 @@ class Tracker:
         for older, younger in self.sites.merge(frame):
             exchanged = self._exchanged.pop((older, younger), 0)
             self.emission.merge(older, younger)
+            self.reading.emission.merge(older, younger)
             self.appearance.forget(np.array([older, younger]))
             self.occupancy.merge(older, younger, exchanged)
             self.hopping.merge(older, younger, exchanged)
@@ -275,7 +290,7 @@ class Tracker:
             return _NOTHING_NEW
         known = len(self.occupancy)
         woken, new = begun.site < known, begun.site >= known
-        for stage in (self.emission, self.appearance):
+        for stage in (self.emission, self.reading, self.appearance):
             stage.forget(begun.site[woken])
             stage.add(int(np.count_nonzero(new)))
         ratio, seen = self.emission.log_ratio(begun.history, begun.site), begun.history != UNOBSERVED
@@ -316,4 +331,4 @@ class Tracker:
             getattr(self, stage).restore(mine)
 
 
-_STAGES = ("drift", "sites", "emission", "appearance", "occupancy", "hopping")
+_STAGES = ("drift", "sites", "emission", "reading", "appearance", "occupancy", "hopping")

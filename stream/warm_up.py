@@ -51,10 +51,11 @@ def _warm_up_tracking(image: np.ndarray, pixel_size_nm: float, lag_frames: int) 
     """A lattice whose columns come and go, and which leaps."""
     lattice = 14.0 * np.argwhere(np.ones((30, 30)))
     tracker = Tracker(SHAPE_YX, pixel_size_nm, 1.0, lag=lag_frames)
+    empty = np.ones((SHAPE_YX[0] // 2, SHAPE_YX[1] // 2), np.float32)  # a network's map
     for index in range(4 * lag_frames):
         there = np.delete(lattice, index // 10, axis=0)  # one after the other comes and goes
         leap_px = 5.0 * (index >= 2 * lag_frames)
         seen = image if index % 2 else image[:, :-1]  # in the middle of a padded batch, or all of it
-        tracker.update(index, index * 10**9, there + leap_px, None, Picture(seen))
+        tracker.update(index, index * 10**9, there + leap_px, None, Picture(seen, background=None if index else empty))
     tracker.finish()
     tracker.maps()

@@ -2,8 +2,9 @@
 
 Who follows the columns needs the normalized picture too: a matched filter reads it around every site, and where the
 sites lie in a frame is known only when its columns are. To look on the card would be a second journey for every frame,
-which nothing can overlap; so, if asked for, the picture travels back whole, beside the next batch's work. It is f4 at
-the engine's sampling, by far the most of what goes back: 1 MiB for 512 x 512 pixels, 64 MiB for 4096 x 4096.
+which nothing can overlap; so, if asked for, the picture travels back whole, beside the next batch's work, and the
+network's map of the background with it, which is read at the same sites. Both are f4, the picture at the engine's
+sampling, the map at half of it, by far the most that goes back: 1.25 MiB for 512 x 512 pixels, 80 MiB for 4096 x 4096.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class _Batch:
     failed: Callable[[], np.ndarray]
     broken: set[int]
     pictures: Callable[[], np.ndarray] | None
+    maps: Callable[[], np.ndarray] | None
     marks: list[tuple[str, Any]] = field(default_factory=list)
 
 
@@ -57,7 +59,7 @@ class DeviceFinder:
     threshold : lowest score of a column; None for the engine's own.
     bad_pixels : (ny, nx) bool, or None.
     most : frames in the largest batch.
-    pictures : whether the normalized pictures come back too.
+    pictures : whether the normalized pictures come back too, and the maps of the background.
 
     Attributes
     ----------
@@ -99,6 +101,7 @@ class DeviceFinder:
         self._failed = [device.zeros(most, "i4") for _ in range(2)]
         room = (most, 1, *self.padded_yx)
         self._pictures = [device.empty(room, "f4") for _ in range(2)] if pictures else []
+        self._maps = [device.empty((most, *maps_shape), "f4") for _ in range(2)] if pictures else []
         self._under_way: list[_Batch] = []
         for batch in sorted({self._room(b) for b in range(1, most + 1)}):  # so that no frame waits for it
             device.fill(self._bound(batch).input, 0)
@@ -139,12 +142,14 @@ class DeviceFinder:
 
         def find() -> None:
             columns.start(bound.output[:b])
-            pictures = None
+            pictures = maps = None
             if self._pictures:  # aside, so that the next batch need not wait for the journey
                 self.device.copy(bound.input[:b], self._pictures[0][:b])
                 pictures = self.device.bring(self._pictures[0][:b])
-            self._under_way.append(_Batch(b, columns, self.device.bring(failed), broken, pictures))
-            for pair in (self._columns, self._failed, self._pictures):
+                self.device.copy(bound.output[:b], self._maps[0][:b])
+                maps = self.device.bring(self._maps[0][:b, 0])
+            self._under_way.append(_Batch(b, columns, self.device.bring(failed), broken, pictures, maps))
+            for pair in (self._columns, self._failed, self._pictures, self._maps):
                 pair.reverse()
 
         yield "upload and decode", decode
@@ -172,6 +177,7 @@ class DeviceFinder:
         ny, nx = self._sampling.resampler.shape_yx
         rows_of, failed = batch.columns.fetch(batch.frames), batch.failed()
         pictures = batch.pictures() if batch.pictures else None
+        maps = batch.maps() if batch.maps else None
         stage_ms = {
             stage: self.device.elapsed_ms(begun, ended) / batch.frames
             for (_, begun), (stage, ended) in pairwise(batch.marks)
@@ -185,7 +191,8 @@ class DeviceFinder:
                 continue
             at = in_image_px(rows[:, :2], rows[:, 2], rows[:, 3], rows[:, 4], stride)
             image = None if pictures is None else pictures[i, 0, :ny, :nx]
-            found.append(Found(self._sampling.in_frame(at), image, stage_ms))
+            background = None if maps is None else maps[i]
+            found.append(Found(self._sampling.in_frame(at), image, background, stage_ms))
         return found
 
     def _room(self, batch: int) -> int:

@@ -72,7 +72,8 @@ class Watched:
         for index in range(self.frames):
             if rng.random() >= self.missing:
                 columns, image = finder.find(self.phantom.render(index))
-                yield index, index * PERIOD_NS, columns.yx_px, Picture(image, finder.zoom_yx)
+                picture = Picture(image, finder.zoom_yx, finder.background, finder.engine.manifest.stride)
+                yield index, index * PERIOD_NS, columns.yx_px, picture
 
     def _look_again(self, finder: ColumnFinder, tracker: Tracker, histories: Histories) -> Hindsight:
         """As a replay does when the series is over."""

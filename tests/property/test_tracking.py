@@ -57,7 +57,7 @@ def test_hops_of_a_lattice_gas_are_found_and_missed_detections_are_not_reported(
     # a median over 150 columns at least: 1.25 × 0.3 / 12 = 0.03 px per axis, and that of the first frames
     error = np.array([shift.yx_px - drift[index] for index, shift in found.shifts.items()])
     assert np.abs(error + drift[min(found.shifts)]).max() < 0.25
-    empty, occupied = found.tracker.emission.pooled
+    empty, occupied = found.tracker.emission.pooled[:, 1]
     assert occupied == pytest.approx(seen, abs=0.005)
     assert 0.4 * false < empty < false + 0.01  # places beyond the particle are followed too, and quieter
 

@@ -101,13 +101,19 @@ def test_the_columns_are_the_cpus(both: tuple[Any, Engine, Engine], finer: int) 
         engine, device, frames[0].shape, frames[0].dtype, pixel_size_nm, 0.4, bad, 3, pictures=True
     )
     cpu = ColumnFinder(on_cpu, frames[0].shape, pixel_size_nm, 0.4)
-    wanted, images = zip(*[(c, i.copy()) for c, i in (cpu.find(f, bad) for f in frames)], strict=True)
+    wanted, images, maps = [], [], []
+    for frame in frames:
+        columns, image = cpu.find(frame, bad)
+        wanted.append(columns)
+        images.append(image.copy())
+        maps.append(cpu.background.copy())
     finder.start([payload(f) for f in frames[:3]])
     finder.start([payload(frames[3])])
-    for got, one, image in zip(finder.fetch() + finder.fetch(), wanted, images, strict=True):
+    for got, one, image, seen in zip(finder.fetch() + finder.fetch(), wanted, images, maps, strict=True):
         same(got, one, 0.02)
         assert got is not None
         np.testing.assert_allclose(got.image, image, atol=2e-2)
+        assert np.abs(got.background - seen).mean() < 5e-3
         assert set(got.stage_ms) == set(STAGES) - ({"resample"} if finer == 1 else set())
     finder.start([payload(frames[1], "none"), payload(frames[0], "lz4")])
     for got, one in zip(finder.fetch(), (wanted[1], wanted[0]), strict=True):

@@ -72,6 +72,7 @@ def test_whatever_runs_ahead_the_columns_are_the_same(
         np.testing.assert_allclose(a.columns.yx_px, b.columns.yx_px, atol=1e-4)
         np.testing.assert_allclose(a.columns.score, b.columns.score, atol=1e-5)
         np.testing.assert_allclose(a.image, b.image, atol=1e-5)
+        np.testing.assert_allclose(a.background, b.background, atol=1e-5)
         counts.add(len(a.columns))
     assert len(counts) > 1
 

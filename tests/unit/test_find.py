@@ -178,11 +178,12 @@ def test_back_go_six_numbers_for_each_column_and_the_picture_only_if_asked_for(t
             where.begin(SeriesHeader(1, SHAPE, np.dtype("u2")), 0.02)
             ((_, found),) = find_all(where, [frame(0)])
             assert found is not None
-            assert (found.image is not None) == pictures
+            assert (found.image is not None) == (found.background is not None) == pictures
             (card,) = where._cards.opened
             back[pictures] = card.device.bytes_back  # type: ignore[attr-defined]
             assert card.device.bytes_up == 2 * SHAPE[0] * SHAPE[1]  # type: ignore[attr-defined]
-    assert back[True] - back[False] == 4 * SHAPE[0] * SHAPE[1]
+    picture = 4 * SHAPE[0] * SHAPE[1]
+    assert back[True] - back[False] == picture + picture // 4  # and the map, of every second pixel
     assert back[False] <= 24 * 4096 + 100
 
 

@@ -213,7 +213,7 @@ def test_goes_on_from_its_state():
 
 
 def test_emission_turns_detections_into_evidence():
-    emission = Emission(0.9, 0.05)
+    emission = Emission()
     emission.add(3)
     ratio = emission.log_ratio(np.array([DETECTED, MISSED, UNOBSERVED]))
     np.testing.assert_allclose(ratio, [np.log(0.9 / 0.05), np.log(0.1 / 0.95), 0.0])
@@ -223,7 +223,7 @@ def test_emission_turns_detections_into_evidence():
 
 def test_emission_learns_per_site_what_detections_are_worth():
     rng = np.random.default_rng(7)
-    emission = Emission(0.9, 0.05)
+    emission = Emission()
     emission.add(200)
     occupied = np.arange(200) < 150
     true = np.where(occupied, 0.98, 0.01)
@@ -231,15 +231,15 @@ def test_emission_learns_per_site_what_detections_are_worth():
     for _ in range(400):
         code = np.where(rng.random(200) < true, DETECTED, MISSED)
         emission.learn(code, occupied.astype(float))
-    empty, seen = emission.pooled
+    empty, seen = emission.pooled[:, 1]
     assert seen == pytest.approx(true[:150].mean(), abs=0.003)
     assert empty == pytest.approx(0.01, abs=0.003)
-    # 400 frames of its own against 50 of the common value, and 2 % of scatter
-    assert emission.detect[1, 0] == pytest.approx((50 * seen + 400 * 0.75) / 450, abs=0.05)
-    assert emission.detect[1, 1:150].mean() == pytest.approx(0.98, abs=0.005)
-    other = Emission(0.9, 0.05)
+    # 400 frames of its own against 5 of the common value, and 2 % of scatter
+    assert emission.hit[1, 0] == pytest.approx((5 * seen + 400 * 0.75) / 405, abs=0.05)
+    assert emission.hit[1, 1:150].mean() == pytest.approx(0.98, abs=0.005)
+    other = Emission()
     other.restore(emission.state())
-    np.testing.assert_array_equal(other.detect, emission.detect)
+    np.testing.assert_array_equal(other.hit, emission.hit)
 
 
 def test_emission_stays_within_bounds():
@@ -251,7 +251,50 @@ def test_emission_stays_within_bounds():
     assert emission.log_ratio(np.array([DETECTED, DETECTED])).max() < np.log(600)
 
 
-@pytest.mark.parametrize(("occupied", "empty"), [(0.5, 0.5), (0.1, 0.2), (1.0, 0.1), (0.9, 0.0)])
-def test_emission_refuses_detections_that_are_no_evidence(occupied, empty):
+@pytest.mark.parametrize(
+    "start",
+    [
+        ((0.5, 0.5), (0.5, 0.5)),
+        ((0.8, 0.2), (0.9, 0.1)),
+        ((0.9, 0.1), (0.0, 1.0)),
+        ((0.9, 0.1), (0.3, 0.6)),
+    ],
+)
+def test_emission_refuses_levels_that_are_no_evidence(start):
     with pytest.raises(ValueError, match="must be evidence"):
-        Emission(occupied, empty)
+        Emission(start)
+
+
+def test_of_more_levels_the_rarer_one_is_if_empty_the_more_it_says():
+    emission = Emission(((0.7, 0.2, 0.06, 0.04), (0.1, 0.1, 0.2, 0.6)), hits=2)
+    emission.add(1)
+    ratio = emission.log_ratio(np.array([[1], [2], [3], [4], [0]]))[:, 0]
+    np.testing.assert_allclose(ratio[:4], np.log([1 / 7, 1 / 2, 20 / 6, 15]))
+    assert ratio[4] == 0
+    assert emission.told == pytest.approx(np.sum(np.array([-0.6, -0.1, 0.14, 0.56]) * ratio[:4]))
+    rng = np.random.default_rng(3)
+    true = np.array([[0.5, 0.3, 0.15, 0.05], [0.05, 0.25, 0.3, 0.4]])
+    for _ in range(4000):
+        state = rng.random() < 0.5
+        code = 1 + rng.choice(4, 1, p=true[int(state)])
+        emission.learn(code.astype(np.uint8), np.array([float(state)]))
+    ratio = emission.log_ratio(np.array([[1], [2], [3], [4]]))[:, 0]
+    np.testing.assert_allclose(ratio, np.log(true[1] / true[0]), atol=0.35)
+
+
+def test_two_records_of_one_place_become_one():
+    emission = Emission()
+    emission.add(2)
+    for _ in range(30):  # a column hopped, as it seemed, from one to the other
+        emission.learn(np.array([2, 1], np.uint8), np.array([1.0, 0.0]))
+    for _ in range(20):
+        emission.learn(np.array([1, 2], np.uint8), np.array([0.0, 1.0]))
+    for _ in range(10):
+        emission.learn(np.array([1, 1], np.uint8), np.array([0.0, 0.0]))
+    emission.merge(0, 1)
+    alone = Emission()
+    alone.add(1)
+    for frames, code, p in ((50, 2, 1.0), (10, 1, 0.0)):
+        for _ in range(frames):
+            alone.learn(np.array([code], np.uint8), np.array([p]))
+    np.testing.assert_allclose(emission.hit[:, 0], alone.hit[:, 0], atol=0.01)
