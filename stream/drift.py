@@ -4,7 +4,8 @@ The shift is the median residual of columns to their nearest sites, near where t
 A lattice fits itself again one lattice vector further on, so a fit that lies far from the last one, or leaves
 more columns and sites without a partner than usual, is checked against a vote over all pairs: the outline decides, and
 where it does not, the smallest shift. A turn is followed from frame to frame: what columns far from the middle
-have left over when the shift is known.
+have left over when the shift is known. One that nobody saw, during a blank, is looked for while the specimen is lost: a
+few angles per frame, the small ones first.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ from stream.rigid import BESIDE, GATE, cast_votes, count, settle, turn_between, 
 
 _ALPHA = 0.05  # of the running mean of unpartnered points
 _LEAP = 0.2  # of the spacing, from one frame to the next: so far a lattice is easily mistaken by one column
+_FARTHEST_RAD = (
+    0.26  # that a specimen may have turned unseen: 15 degrees, half of what makes one lattice of gold another
+)
+_ANGLES = 2  # tried per lost frame, each as long as the search for a jump
+_RECOGNIZED = 12  # matched columns at least: many angles are tried, and few columns fit somewhere
 _NEXT = 1.7  # of the spacing: the places of the lattice beside this one
 
 
@@ -33,8 +39,8 @@ class Shift:
     residual_px : rms distance of columns to their sites after the shift (2-D), NaN if not measured.
     matched : columns that have a site as partner.
     measured : False where the frame could not say; `yx_px` is then that of the frame before.
-    lost : True where sites should have been seen but could not be recognized (blank, dim or foreign
-        frame): such a frame says nothing about which sites are occupied.
+    lost_frames : frames in a row, up to this one, in which sites should have been seen but could not be recognized
+        (blank, dim or foreign frames): they say nothing about which sites are occupied.
     """
 
     yx_px: np.ndarray
@@ -43,7 +49,12 @@ class Shift:
     residual_px: float
     matched: int
     measured: bool
-    lost: bool
+    lost_frames: int
+
+    @property
+    def lost(self) -> bool:
+        """Whether this frame is one of those."""
+        return self.lost_frames > 0
 
     def to_frame_px(self, specimen_yx_px: np.ndarray) -> np.ndarray:
         """Specimen positions (n, 2) in pixels -> in the frame's pixels."""
@@ -85,11 +96,6 @@ class Drift:
         """The last shift, (2,) f8."""
         return self._yx_px.copy()
 
-    @property
-    def lost_frames(self) -> int:
-        """How many frames in a row, up to the last, were lost."""
-        return int(self._lost[0])
-
     def update(self, yx_px: np.ndarray, reference_yx_px: np.ndarray, spacing_px: float) -> Shift:
         """Measure the shift of one frame.
 
@@ -116,6 +122,9 @@ class Drift:
         elif fit.unmatched > _more(usual, 1.0):  # perhaps it jumped from one place of the lattice to the next
             fit = self._search(yx, known, fit, _NEXT * spacing_px)
         if not fit.good:
+            fit = self._search_turned(as_seen, known, fit)
+            yx = self._upright(as_seen)
+        if not fit.good:
             return self._give(self._yx_px, float("nan"), fit.matched, measured=False, lost=True)
         turn_rad = turn_between(
             yx - fit.shift, reference, known.cells, self._centre - fit.shift, GATE * spacing_px
@@ -133,7 +142,7 @@ class Drift:
         self._yx_px = shift
         self._lost[0] = self._lost[0] + 1 if lost else 0
         turn_rad = float(self._turn_rad[0])
-        return Shift(shift.copy(), turn_rad, self._centre, residual_px, matched, measured, lost)
+        return Shift(shift.copy(), turn_rad, self._centre, residual_px, matched, measured, int(self._lost[0]))
 
     def _upright(self, yx: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(turned(yx, -float(self._turn_rad[0]), self._centre))
@@ -177,6 +186,25 @@ class Drift:
         close = [fit for fit in good if fit.unmatched <= fewest + np.sqrt(fewest + 4.0)]
         return min(close, key=lambda fit: float(np.hypot(*(fit.shift - self._yx_px))))
 
+    def _search_turned(self, as_seen: np.ndarray, known: _Known, lost: _Fit) -> _Fit:
+        """The best fit to the specimen turned further, which is noted then; `lost` if there is none among the angles
+        that are this frame's to try."""
+        if min(len(as_seen), len(known.yx_px)) < _RECOGNIZED:
+            return lost
+        farthest_px = np.hypot(*(known.yx_px - known.yx_px.mean(axis=0)).T).max()
+        step_rad = GATE * known.spacing_px / farthest_px
+        steps = max(1, int(_FARTHEST_RAD / step_rad))
+        k = int(self._lost[0]) * _ANGLES + np.arange(_ANGLES)
+        before, best, best_rad = float(self._turn_rad[0]), lost, 0.0
+        for turn_rad in (1 + k // 2 % steps) * np.where(k % 2, -step_rad, step_rad):
+            self._turn_rad[0] = before + turn_rad
+            fit = self._search(self._upright(as_seen), known, _NO_FIT, self.reach_px)
+            recognized = fit.good and fit.matched >= _RECOGNIZED
+            if recognized and (not best.good or fit.unmatched < best.unmatched):
+                best, best_rad = fit, float(turn_rad)
+        self._turn_rad[0] = before + best_rad
+        return best
+
     def state(self) -> dict[str, np.ndarray]:
         """All that `restore` needs, as copies."""
         return {
@@ -205,6 +233,9 @@ class _Fit:
     matched: int
     unmatched: int
     good: bool
+
+
+_NO_FIT = _Fit(np.zeros(2), float("nan"), 0, 0, False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ _BLOCK = 256  # frames written at once
 _EMPTY = (
     -1.0
 )  # log ratio of a frame that had a place in view before it was a site: little, but there are many
-_NUMBERS = "turn_rad", "residual_px", "matched", "measured", "lost"  # of a shift
+_NUMBERS = "turn_rad", "residual_px", "matched", "measured", "lost_frames"  # of a shift
 _SITES = {
     "p": "P(occupied | all frames so far); NaN before the site was known and while it is retired",
     "log_ratio": "log P(this frame | occupied) / P(this frame | empty); NaN where the site was not observed",
@@ -124,8 +124,10 @@ class Histories:
     def shift(self, row: int) -> Shift:
         """Where the specimen was."""
         size = 2 + len(_NUMBERS)
-        y, x, turn_rad, residual_px, matched, measured, lost = self._shifts[row * size : (row + 1) * size]
-        told = residual_px, int(matched), bool(measured), bool(lost)
+        y, x, turn_rad, residual_px, matched, measured, lost_frames = self._shifts[
+            row * size : (row + 1) * size
+        ]
+        told = residual_px, int(matched), bool(measured), int(lost_frames)
         return Shift(np.array([y, x]), turn_rad, self._centre, *told)
 
     def correct(self, first_row: int, log_ratio: np.ndarray) -> None:

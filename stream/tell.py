@@ -53,6 +53,7 @@ def frame_message(analysis: Analysis, seen: Seen, *, with_picture: bool) -> dict
         "site_yx_px": tracked.site_yx_px[tracked.followed].astype(np.float32),
         "site_p": site_p[tracked.followed],
         "drift_yx_px": tracked.shift.yx_px,
+        "lost_frames": tracked.shift.lost_frames,
         "events": [event_fields(event, tracked.site_yx_px) for event in tracked.events],
         "stage_ms": seen.stage_ms,
     }

@@ -56,6 +56,8 @@ def _warm_up_tracking(image: np.ndarray, pixel_size_nm: float, lag_frames: int) 
         there = np.delete(lattice, index // 10, axis=0)  # one after the other comes and goes
         leap_px = 5.0 * (index >= 2 * lag_frames)
         seen = image if index % 2 else image[:, :-1]  # in the middle of a padded batch, or all of it
-        tracker.update(index, index * 10**9, there + leap_px, None, Picture(seen, background=None if index else empty))
+        tracker.update(
+            index, index * 10**9, there + leap_px, None, Picture(seen, background=None if index else empty)
+        )
     tracker.finish()
     tracker.maps()

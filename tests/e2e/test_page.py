@@ -90,6 +90,12 @@ def test_a_session_as_the_operator_sees_it(browser: Chrome) -> None:
         until(lambda: text(browser, "#link") == "running", "the first status")
         assert text(browser, "#alarms") == ""
         assert browser.title == "hopscope"
+        session.lost_frames = 1234
+        until(
+            lambda: "not recognized for 1 234 frames" in text(browser, "#alarms"), "that the specimen is lost"
+        )
+        session.lost_frames = 0
+        until(lambda: not text(browser, "#alarms"), "that it is found again")
 
         published.__exit__()
         until(lambda: "no frame for" in text(browser, "#picture .veil"), "staleness")

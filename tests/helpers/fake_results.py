@@ -36,7 +36,7 @@ class FakeSession:
         self._occupied_frames = np.zeros(len(self._sites_px))
         self._flips = np.zeros(len(self._sites_px))
         self._noise = self._rng.standard_normal((side_px + 64, side_px + 64), np.float32)
-        self.columns = 0
+        self.columns = self.lost_frames = 0
         self.history: list[dict[str, Any]] = []
         self.index = -1
 
@@ -80,6 +80,7 @@ class FakeSession:
             "site_yx_px": sites,
             "site_p": self._belief.copy(),
             "drift_yx_px": drift,
+            "lost_frames": self.lost_frames,
             "events": [
                 {
                     **e,

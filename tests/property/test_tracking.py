@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from stream.hopping import Hop
 from stream.phantom import Phantom
+from stream.rigid import turned
 from stream.tracking import Tracker
 from tests.helpers.detections import (
     SPACING_PX,
@@ -130,6 +131,34 @@ def test_a_blank_or_a_jump_is_no_event():
     assert len(found.events) <= 4
     observed = found.tracker.occupancy.snapshot().observed_s
     np.testing.assert_allclose(observed, (300 - 39) * 0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize("creep_px", [0.001, 0.004, 0.016])
+def test_particles_that_sinter_are_followed_without_an_event(creep_px):
+    """Two particles creep towards each other, so far per frame, and one of them turns: all drift with the stage."""
+    rng, frames = np.random.default_rng(8), 1500
+    left, right = particle(60, centre_yx_px=(256.0, 150.0)), particle(60, centre_yx_px=(256.0, 370.0))
+    drift = walk(rng, frames)
+    finder = Finder(0.98, 0.02)
+    truth = still(np.concatenate([left, right]), frames)
+
+    def sintering():
+        for index in range(frames):
+            way = creep_px * index
+            turned_right = turned(right, np.full(len(right), way / 60), np.array([256.0, 370.0]))
+            yx = np.concatenate([left + [0.0, way / 2], turned_right - [0.0, way / 2]])
+            seen = rng.random(len(yx)) < finder.detect_occupied
+            false = rng.random((rng.poisson(3.0), 2)) * 511
+            found = yx[seen] + drift[index] + rng.normal(0, finder.jitter_px, (seen.sum(), 2))
+            yield index, index * finder.period_ns, np.concatenate([found, false])
+
+    found = session().feed(sintering()).finish()
+    assert not any(shift.lost for shift in found.shifts.values())
+    sites = found.tracker.sites
+    real = ~sites.proposed & (sites.retired_frame < 0)
+    assert abs(np.count_nonzero(real) - len(truth.yx_px)) <= 2
+    # misses in a row by chance: 280 sites × 0.02³ a frame
+    assert len(found.events) <= 12
 
 
 def test_a_lattice_that_fills_the_frame_and_drifts_through_it_has_no_events():

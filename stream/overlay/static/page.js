@@ -6,6 +6,7 @@ import { gradient, inferno, occupancy, occurrence, pixels } from "./palette.js";
 import { addEvents, count, forgetEvents, say, seconds, showAlarms, showFacts, showFigures } from "./panels.js";
 
 const STATUS_OLD_S = 3;
+const LOST_FRAMES = 30; // from there on it is no mere blank
 const MAPS = {
   events: { title: "Events", palette: inferno, unit: "events", tip: "How often a column appeared, disappeared or hopped, missed detections left out" },
   occurrence: { title: "Occurrence", palette: occurrence, unit: "of the time", tip: "In which fraction of the time a column was there" },
@@ -125,6 +126,11 @@ function age() {
   const passed_s = newest.statusAt === null ? 0 : (now - newest.statusAt) / 1000;
   for (const alarm of newest.status?.alarms ?? []) {
     alarms.push({ ...alarm, since_s: alarm.since_s > 0 ? alarm.since_s + passed_s : 0 });
+  }
+  const lost = newest.frame?.lost_frames ?? 0;
+  if (lost >= LOST_FRAMES) {
+    const text = `Specimen not recognized for ${count(lost)} frames, and its sites not followed: for another place, arm a new series`;
+    alarms.push({ severity: "warning", text, since_s: 0 });
   }
   showAlarms(alarms);
 
