@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from pathlib import Path
 
 import h5py
@@ -46,6 +47,14 @@ class Histories:
         self._frames, self._times_ns = array("q"), array("q")
         self._p: list[np.ndarray] = []  # of the rows not written yet
         self._log_ratio: list[np.ndarray] = []
+        places = group.create_dataset(
+            "site_yx_px", (0, 0, 2), "<f4", maxshape=(None, None, 2), chunks=(1, 1024, 2), fillvalue=np.nan
+        )
+        places.attrs["meaning"] = (
+            "where the sites were, now and then, in the first frame's pixels: they may creep"
+        )
+        self._placed = array("q")  # rows up to which each of these holds
+        self._last: Tracked | None = None
         self._shifts = array("d")  # y, x and `_NUMBERS` of each: there may be 100,000s
         self._centre = np.zeros(2)
         self._begun: list[
@@ -75,7 +84,7 @@ class Histories:
         self._sites = len(tracked.evidence)
         self._frames.append(frame)
         self._times_ns.append(t_ns)
-        shift = tracked.shift
+        shift, self._last = tracked.shift, tracked
         self._centre = shift.centre_yx_px
         self._shifts.extend((*shift.yx_px, *(float(getattr(shift, name)) for name in _NUMBERS)))
         p = np.where(tracked.followed, tracked.occupancy.p_occupied, np.nan)
@@ -87,8 +96,13 @@ class Histories:
     def write(self) -> None:
         """Put what is held back into the file."""
         first = len(self._frames) - len(self._p)
-        if not self._p:
+        if not self._p or self._last is None:
             return
+        last = self._last
+        self._put(
+            "site_yx_px", len(self._placed), (last.shift.upright(last.site_yx_px) - last.shift.yx_px)[None]
+        )
+        self._placed.append(len(self._frames))
         for name, values in (("frame", self._frames[first:]), ("t_ns", self._times_ns[first:])):
             table = self._table(name)
             table.resize(len(self._frames), axis=0)
@@ -130,6 +144,11 @@ class Histories:
         told = residual_px, int(matched), bool(measured), int(lost_frames)
         return Shift(np.array([y, x]), turn_rad, self._centre, *told)
 
+    def site_yx_px(self, row: int) -> np.ndarray:
+        """(k, 2) f8, where the sites of that time were, at most 256 frames later, in the first frame's pixels."""
+        self.write()
+        return np.asarray(self._table("site_yx_px")[bisect_right(self._placed, row)], np.float64)
+
     def correct(self, first_row: int, log_ratio: np.ndarray) -> None:
         """Evidence found later, of rows from `first_row` on, (rows, m); what is inf stays as it was."""
         rows = slice(first_row, first_row + len(log_ratio))
@@ -154,7 +173,8 @@ class Histories:
 
     def _put(self, name: str, first: int, block: np.ndarray) -> None:
         table = self._table(name)
-        table.resize((max(table.shape[0], first + len(block)), max(table.shape[1], block.shape[1])))
+        rows, sites = max(table.shape[0], first + len(block)), max(table.shape[1], block.shape[1])
+        table.resize((rows, sites, *table.shape[2:]))
         table[first : first + len(block), : block.shape[1]] = block
 
     def _table(self, name: str) -> h5py.Dataset:

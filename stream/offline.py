@@ -117,7 +117,7 @@ def _look_again(
             continue
         row = done + len(rows)
         if item.index == frames[row]:
-            rows.append(analysis.look_again(item, histories.shift(row)))
+            rows.append(analysis.look_again(item, histories.shift(row), histories.site_yx_px(row)))
         item.release()
         on_frame("looked at again", row + 1, len(frames))
         if len(rows) == _ROWS:

@@ -196,7 +196,7 @@ class Analysis:
         stage_ms = {**found.stage_ms, "track": (time.perf_counter_ns() - began_ns) / 1e6}
         return Seen(frame.index, t_ns, frame.recv_ns, columns, found.image, tracked, stage_ms)
 
-    def look_again(self, frame: Frame, shift: Shift) -> np.ndarray:
+    def look_again(self, frame: Frame, shift: Shift, site_yx_px: np.ndarray) -> np.ndarray:
         """Before `finish`, when nothing is under way: what one of the frames says of all sites, as
         `Tracker.look_again`.
 
@@ -207,7 +207,8 @@ class Analysis:
         """
         if self.tracker is None:
             raise ValueError(f"frame {frame.index}: no series was followed that could be looked at again")
-        return self.tracker.look_again(shift, Picture(self.where.picture(frame), self.where.zoom_yx))
+        picture = Picture(self.where.picture(frame), self.where.zoom_yx)
+        return self.tracker.look_again(shift, picture, site_yx_px)
 
     def finish(self) -> list[Hop]:
         """End the series, of which nothing is under way: the events that were held back for confirmation."""

@@ -9,6 +9,9 @@ from numba import njit
 
 UNOBSERVED, MISSED, DETECTED = 0, 1, 2  # what a frame says of a place
 GATE = 0.35  # of the spacing: a column nearer than this to a place is its column
+_LATELY = 32.0  # sightings of which the mean residual is known
+_LEANING = 16.0  # times its variance by chance, the square of that mean: a place that creeps
+_BRISK, _HASTE = 30.0, 0.8  # a creeping place forgets by that factor per sighting, down to so many sightings
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +48,11 @@ class Sighting:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _settle(row, seen_yx, forget, yx, variance, weight, code):
+def _settle(row, seen_yx, forget, yx, variance, weight, lean, code):
     """Move the places at rows (k,) towards columns (k, 2) seen there, no row twice (Welford's running moments).
 
+    A place that creeps, as all do while a particle sinters, is late by its speed times its weight: where columns are
+    seen to one side of it (`lean`, (m, 2), their mean residual of late), earlier sightings are forgotten sooner.
     Where the place is out of view, or at the border, `code` (m,) stays: that is not evidence.
     """
     for i in range(len(row)):
@@ -55,6 +60,12 @@ def _settle(row, seen_yx, forget, yx, variance, weight, code):
         if code[k] != UNOBSERVED:
             code[k] = DETECTED
         weight[k] = min(weight[k] + 1.0, forget)
+        creeps = False
+        for axis in range(2):
+            lean[k, axis] += (seen_yx[i, axis] - yx[k, axis] - lean[k, axis]) / _LATELY
+            creeps |= lean[k, axis] ** 2 > _LEANING / (2.0 * _LATELY) * variance[k, axis]
+        if creeps and weight[k] > _BRISK:
+            weight[k] = max(_HASTE * weight[k], _BRISK)
         for axis in range(2):
             before = seen_yx[i, axis] - yx[k, axis]
             yx[k, axis] += before / weight[k]
@@ -65,12 +76,13 @@ def _settle(row, seen_yx, forget, yx, variance, weight, code):
 class Places:
     """Positions with running mean and variance, and what was seen there in the last frames."""
 
-    FIELDS = ("yx_nm", "variance", "weight", "first", "code")
+    FIELDS = ("yx_nm", "variance", "weight", "lean", "first", "code")
 
     def __init__(self, memory: int) -> None:
         self.yx_nm = np.empty((0, 2))
         self.variance = np.empty((0, 2))  # nm², of one sighting
         self.weight = np.empty(0)  # sightings behind the mean
+        self.lean = np.empty((0, 2))  # nm, mean residual of late
         self.first = np.empty(0, np.int64)
         self.code = np.empty((memory, 0), np.uint8)  # oldest first
 
@@ -81,19 +93,21 @@ class Places:
 
     def add_columns(self, row: np.ndarray, yx_nm: np.ndarray, forget: float) -> None:
         """Note that columns (k, 2) were seen at rows (k,), no row twice."""
-        _settle(row, yx_nm, forget, self.yx_nm, self.variance, self.weight, self.code[-1])
+        _settle(row, yx_nm, forget, self.yx_nm, self.variance, self.weight, self.lean, self.code[-1])
 
     def append(self, yx_nm: np.ndarray, first: np.ndarray, code: np.ndarray) -> None:
         self.yx_nm = np.concatenate([self.yx_nm, yx_nm])
         self.variance = np.concatenate([self.variance, np.zeros_like(yx_nm)])
         self.weight = np.concatenate([self.weight, np.ones(len(yx_nm))])
+        self.lean = np.concatenate([self.lean, np.zeros_like(yx_nm)])
         self.first = np.concatenate([self.first, first])
         self.code = np.ascontiguousarray(np.concatenate([self.code, code], axis=1))
 
     def take(self, other: Places, which: np.ndarray) -> None:
         n = len(self.yx_nm)
         self.append(other.yx_nm[which], other.first[which], other.code[:, which])
-        self.variance[n:], self.weight[n:] = other.variance[which], other.weight[which]
+        for name in ("variance", "weight", "lean"):
+            getattr(self, name)[n:] = getattr(other, name)[which]
 
     def replace(self, rows: np.ndarray, other: Places, which: np.ndarray) -> None:
         """Begin anew at rows (k,) with what is known of others; when the first column was seen there stays."""

@@ -27,6 +27,7 @@ _PROPOSE_EVERY = 20, 100  # frames: a tenth of all so far, within these
 _KNOWN_LOOKS = 1.0  # told: from there a picture is a better witness than whether a column was found
 _SURELY = 0.9  # occupied: columns whose lattice is continued
 _TIDY_EVERY = 100  # frames: sites are retired and merged
+_CREPT = 0.1  # of the spacing: more than a position is uncertain
 _ONE_PLACE = 0.75  # of the spacing: a hop over less is none if the two sites turn out to be one
 
 
@@ -224,12 +225,14 @@ class Tracker:
         events = [event for smoothed in held for event in self.hopping.update(smoothed, neighbours)]
         return events + self.hopping.finish(neighbours)
 
-    def look_again(self, shift: Shift, picture: Picture) -> np.ndarray:
+    def look_again(self, shift: Shift, picture: Picture, site_yx_px: np.ndarray | None = None) -> np.ndarray:
         """After `finish`: what a picture says of all sites, now that their looks are known.
 
         Parameters
         ----------
         shift, picture : of one of the frames, as they were then.
+        site_yx_px : (k, 2), where the first k sites were then, in the specimen's pixels; NaN where that is not known.
+            Those that crept since are looked for there, the others where they are now, which is known better.
 
         Returns
         -------
@@ -238,7 +241,12 @@ class Tracker:
         """
         sites = self.sites
         observed = sites.in_view(shift.yx_px, shift.turn_rad) & (not shift.lost)
-        at_px = shift.to_frame_px(sites.yx_nm / sites.pixel_size_nm)
+        at_px = sites.yx_nm / sites.pixel_size_nm
+        if site_yx_px is not None:
+            now = at_px[: len(site_yx_px)]
+            crept = np.hypot(*(site_yx_px - now).T) > _CREPT * sites.spacing_px
+            now[crept] = site_yx_px[crept]
+        at_px = shift.to_frame_px(at_px)
         ratio, told = self.appearance.log_ratio(picture, at_px, observed, sites.spacing_px)
         as_it_was = (told < _KNOWN_LOOKS) | (sites.retired_frame >= 0)
         ratio = np.where(as_it_was, np.inf, np.where(observed, ratio, np.nan))

@@ -79,7 +79,8 @@ class Watched:
         """As a replay does when the series is over."""
         for row, index in enumerate(histories.frame.tolist()):
             picture = Picture(finder.normalize(self.phantom.render(index)), finder.zoom_yx)
-            histories.correct(row, tracker.look_again(histories.shift(row), picture)[None])
+            told = tracker.look_again(histories.shift(row), picture, histories.site_yx_px(row))
+            histories.correct(row, told[None])
         histories.corrected(len(histories.frame))
         return look_again(histories, tracker.sites.neighbours, PERIOD_NS * 1e-9)
 

@@ -146,7 +146,7 @@ def test_particles_that_sinter_are_followed_without_an_event(creep_px):
         for index in range(frames):
             way = creep_px * index
             turned_right = turned(right, np.full(len(right), way / 60), np.array([256.0, 370.0]))
-            yx = np.concatenate([left + [0.0, way / 2], turned_right - [0.0, way / 2]])
+            yx = np.concatenate([left + np.array([0.0, way / 2]), turned_right - np.array([0.0, way / 2])])
             seen = rng.random(len(yx)) < finder.detect_occupied
             false = rng.random((rng.poisson(3.0), 2)) * 511
             found = yx[seen] + drift[index] + rng.normal(0, finder.jitter_px, (seen.sum(), 2))
@@ -156,9 +156,9 @@ def test_particles_that_sinter_are_followed_without_an_event(creep_px):
     assert not any(shift.lost for shift in found.shifts.values())
     sites = found.tracker.sites
     real = ~sites.proposed & (sites.retired_frame < 0)
-    assert abs(np.count_nonzero(real) - len(truth.yx_px)) <= 2
-    # misses in a row by chance: 280 sites × 0.02³ a frame
-    assert len(found.events) <= 12
+    assert len(truth.yx_px) <= np.count_nonzero(real) <= len(truth.yx_px) + 4
+    # misses in a row by chance: 150 sites × 0.02³ a frame
+    assert len(found.events) <= 6
 
 
 def test_a_lattice_that_fills_the_frame_and_drifts_through_it_has_no_events():

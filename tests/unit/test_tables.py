@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.spatial import cKDTree
 
 from stream.export import export_result
 from stream.frame import RecordingError
@@ -18,6 +19,7 @@ from stream.hopping import Hop
 from stream.tables import TABLES, ResultFile, _hop_rows, read_table
 from stream.tracking import Tracker
 from tests.helpers.detections import particle
+from tests.helpers.endless_session import EndlessSession
 from tests.helpers.result import ABSENT, FRAMES, GAP, HEADER, PIXEL_NM, SITES, WALKER, present, write_result
 
 
@@ -177,3 +179,32 @@ def test_where_the_specimen_was_is_known_of_every_frame(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(getattr(kept, name), getattr(shift, name), err_msg=name)
         assert [shift.lost for shift in shifts].count(True) == 1
         np.testing.assert_array_equal(histories.frame, range(12))
+
+
+def test_sites_that_crept_are_looked_at_again_where_they_were(tmp_path: Path) -> None:
+    """A particle grows by 12 % while columns of its rim hop: at its rim sites creep by 7 px."""
+    session = EndlessSession(np.random.default_rng(3), 130, hop=0.02, pictures=True)
+    tracker = Tracker(session.shape_yx, PIXEL_NM, 0.01)
+    frames, middle, first = 900, np.array(session.shape_yx) / 2, session.yx_px.copy()
+    shown, kept = [], []
+    with h5py.File(tmp_path / "kept.h5", "w") as file:
+        histories = Histories(file)
+        for index, t_ns, yx_px, picture in session.frames(frames):
+            tracked = tracker.update(index, t_ns, yx_px, None, picture)
+            histories.add(index, t_ns, tracked)
+            shown.append(session.occupied.copy())
+            kept.append(picture)
+            session.yx_px = middle + (first - middle) * (1 + 0.12 * index / frames)
+        tracker.finish()
+        now_px = tracker.sites.yx_nm / PIXEL_NM
+        distance, true = cKDTree(session.yx_px).query(now_px)
+        mine = np.flatnonzero((distance < 4) & (tracker.sites.retired_frame < 0))
+        wrong = {True: [], False: []}
+        for row in range(50, 300, 10):
+            for then in (True, False):
+                places = histories.site_yx_px(row) if then else None
+                told = tracker.look_again(histories.shift(row), kept[row], places)[mine]
+                known = np.isfinite(told)
+                wrong[then].append(np.mean((told[known] > 0) != shown[row][true[mine][known]]))
+    assert np.mean(wrong[True]) < 0.01
+    assert np.mean(wrong[False]) > 0.05
