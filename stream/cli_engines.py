@@ -71,8 +71,8 @@ def evaluate(
     ] = None,
     draws: Annotated[
         int,
-        # further sets are for choosing thresholds: `training.shots.DRAWS`
-        typer.Option(help="Imaging conditions per specimen; STEM scenes have one.", min=1, max=4),
+        # further sets are for choosing thresholds: `training.shots.MOST_DRAWS`
+        typer.Option(help="Imaging conditions per specimen; STEM scenes have one.", min=1, max=12),
     ] = 4,
     against: Annotated[
         list[str] | None, typer.Option(help="Another engine to set beside it; repeatable.")

@@ -16,7 +16,8 @@ from training.facts import SpecimenFacts, specimen_facts
 from training.imaging import atom_contrast, transfer
 from training.recipe import Recipe
 
-DRAWS = 4  # sets of conditions per specimen that a report shows
+DRAWS = 4  # sets of conditions per specimen that a report shows, unless told
+MOST_DRAWS = 12  # that it may show; from there on they are for choosing thresholds
 # What an image must meet to be called usable, besides the recipe's `usable_transfer`.
 MOST_SMEAR = 0.5  # of the tallest column by its tilt, in distances between neighbouring columns
 LEAST_AGREEMENT = 0.95  # share of the judged columns that show one sign of contrast

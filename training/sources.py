@@ -22,7 +22,7 @@ from training.device_images import DeviceImages
 from training.evaluate import validation_images
 from training.exitwave import exit_waves
 from training.recipe import Recipe
-from training.shots import DRAWS, shoot, validation_subjects
+from training.shots import MOST_DRAWS, shoot, validation_subjects
 from training.stem_images import StemImages, stem_validation_images
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,8 @@ def threshold_images(recipe: Recipe, cache: Path) -> Shown:
     All conditions where none is usable. Not for STEM images, which are all usable.
     """
     doses = recipe.data.doses_e_angstrom2
-    shots = list(shoot(recipe, *validation_subjects(recipe, cache), range(DRAWS, DRAWS + _MORE_DRAWS), doses))
+    draws = range(MOST_DRAWS, MOST_DRAWS + _MORE_DRAWS)
+    shots = list(shoot(recipe, *validation_subjects(recipe, cache), draws, doses))
     usable = [shot for shot in shots if shot.usable]
     log.info("%d of %d images are usable to choose a threshold on", len(usable), len(shots))
     normalizer = Normalizer(next(iter(shots[0].counts.values())).shape, sigma_px(recipe))
