@@ -216,7 +216,7 @@ class Tracker:
             self.appearance.skip()
             return evidence
         ratio, told = self.appearance.log_ratio(picture, site_yx_px, observed, spacing_px)
-        # not against the worth of the map's levels: as many as they are, they flatter themselves by what they made believe
+        # not against the worth of the map's levels: so many of them are flattered by what they made believe
         return np.where(told > self.emission.told, ratio, evidence)
 
     def finish(self) -> list[Hop]:
