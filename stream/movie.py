@@ -29,6 +29,7 @@ _FASTEST_FPS = 30.0
 _FADE_S = 0.6  # of the movie, in which an arrow fades
 # Okabe and Ito's colours
 _OCCUPIED, _EMPTY, _HOP = (np.array(c, np.float64) for c in ((86, 180, 233), (240, 228, 66), (213, 94, 0)))
+_DASHES = 4  # of the rings of places where no column was seen so far
 _CONTAINERS: dict[str, type[WebmFile] | type[Mp4File]] = {".webm": WebmFile, ".mp4": Mp4File}
 
 _Encoded: TypeAlias = tuple["Future[list[bytes]]", list[int]]
@@ -191,9 +192,12 @@ class _Scene:
         )
         there = known[p[known] > 0.5]
         gone = known[p[known] <= 0.5]
+        proposed = session.proposed(index)[gone]
+        gone, never = gone[~proposed], gone[proposed]
         line_px = max(1.2, 0.06 * spacing_px)
         paint_discs(picture, yx[there], 0.16 * spacing_px, 0.0, _OCCUPIED, 0.9 * p[there])
         paint_discs(picture, yx[gone], 0.26 * spacing_px, line_px, _EMPTY, 0.9 * (1 - p[gone]))
+        paint_discs(picture, yx[never], 0.22 * spacing_px, line_px, _EMPTY, 0.9 * (1 - p[never]), _DASHES)
         age = index - self._hops["frame"]
         now = self._hops[(age >= 0) & (age < self._fade)]
         if len(now):
@@ -223,7 +227,7 @@ class _Scene:
         draw.text((12, middle), self._when(index), "white", self._font, "lm")
         x = width - 12
         told = (
-            (("→ hop", _HOP), ("○ empty", _EMPTY), ("● occupied", _OCCUPIED))
+            (("→ hop", _HOP), ("◌ proposed", 0.8 * _EMPTY), ("○ empty", _EMPTY), ("● occupied", _OCCUPIED))
             if seen
             else (("not analysed", None),)
         )

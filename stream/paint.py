@@ -1,4 +1,4 @@
-"""Discs, rings and arrows onto pictures, with smooth edges, in place."""
+"""Discs, rings, whole or dashed, and arrows onto pictures, with smooth edges, in place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def _blend(picture, i, j, colour, alpha):
 
 
 @njit(cache=True, nogil=True)
-def paint_discs(picture, yx_px, radius_px, width_px, colour, alpha):
+def paint_discs(picture, yx_px, radius_px, width_px, colour, alpha, dashes=0):
     """Discs, or with a width above 0 rings, of one colour.
 
     Parameters
@@ -23,9 +23,11 @@ def paint_discs(picture, yx_px, radius_px, width_px, colour, alpha):
     radius_px, width_px : of a disc; of a ring, to the middle of its line, which is so wide.
     colour : (3,) f8, 0 to 255.
     alpha : (n,) f8, 1 covers.
+    dashes : of a ring, as long as the gaps between them; 0: its line is whole.
     """
     ny, nx = picture.shape[:2]
     reach = radius_px + width_px + 1.0
+    dash_rad = np.pi / max(dashes, 1)
     for k in range(len(yx_px)):
         y, x = yx_px[k]
         if not (y > -reach and x > -reach and y < ny + reach and x < nx + reach):
@@ -35,6 +37,10 @@ def paint_discs(picture, yx_px, radius_px, width_px, colour, alpha):
                 distance = np.sqrt((i - y) ** 2 + (j - x) ** 2)
                 outside = abs(distance - radius_px) - width_px / 2 if width_px > 0 else distance - radius_px
                 cover = min(max(0.5 - outside, 0.0), 1.0) * alpha[k]
+                if dashes > 0:
+                    from_middle_rad = abs(np.arctan2(i - y, j - x) % (2 * dash_rad) - dash_rad)
+                    beyond = (from_middle_rad - dash_rad / 2) * distance
+                    cover *= min(max(0.5 - beyond, 0.0), 1.0)
                 if cover > 0:
                     _blend(picture, i, j, colour, cover)
 

@@ -65,6 +65,11 @@ class Session:
         """(m,) i8, the frame from which on nobody looked at a site, or -1."""
         return _told(self.sites, "retired_frame")
 
+    def proposed(self, frame: int) -> np.ndarray:
+        """(m,) bool, sites that are there because the lattice goes on: up to a frame no column was seen there."""
+        never = _told(self.sites, "proposed") > 0
+        return never | (self.sites["born_frame"] > frame)
+
     @property
     def merged_into(self) -> np.ndarray:
         """(m,) i8, the site that a site turned out to be, or -1; events are told of that one."""

@@ -52,6 +52,7 @@ def frame_message(analysis: Analysis, seen: Seen, *, with_picture: bool) -> dict
         "p_occupied": p_occupied,
         "site_yx_px": tracked.site_yx_px[tracked.followed].astype(np.float32),
         "site_p": site_p[tracked.followed],
+        "site_proposed": tracked.proposed[tracked.followed].astype(np.uint8),
         "drift_yx_px": tracked.shift.yx_px,
         "lost_frames": tracked.shift.lost_frames,
         "events": [event_fields(event, tracked.site_yx_px) for event in tracked.events],

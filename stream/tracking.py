@@ -65,6 +65,7 @@ class Tracked:
     begun : what the past says of sites that are new, or looked at again.
     detected : (m,) bool, a column was found at the site in this frame.
     followed : (m,) bool, False for sites that were retired: nobody looks there.
+    proposed : (m,) bool, sites that are there because the lattice goes on; no column was seen there yet.
     flipped : (m,) bool, raw flips: detected now and not when last observed, or the reverse.
     events : settled by this frame; they happened some frames ago.
     """
@@ -78,6 +79,7 @@ class Tracked:
     begun: list[Past]
     detected: np.ndarray
     followed: np.ndarray
+    proposed: np.ndarray
     flipped: np.ndarray
     events: list[Hop]
 
@@ -198,6 +200,7 @@ class Tracker:
             begun,
             sighting.code == DETECTED,
             self.sites.retired_frame < 0,
+            self.sites.proposed.copy(),
             flipped,
             events,
         )

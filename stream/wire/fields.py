@@ -97,6 +97,12 @@ def points(value: Any) -> np.ndarray:
     return value
 
 
+def flags(value: Any) -> np.ndarray:
+    if not isinstance(value, np.ndarray) or value.dtype.str != "|u1" or value.ndim != 1:
+        raise Bad("an array (n,) of u1")
+    return value
+
+
 def picture(value: Any) -> np.ndarray:
     if not isinstance(value, np.ndarray) or value.dtype.str != "|u1" or value.ndim != 2 or not value.size:
         raise Bad("an array (ny, nx) of u1")

@@ -147,6 +147,7 @@ _FIELDS: dict[str, dict[str, Check]] = {
         "p_occupied": fields.vector,
         "site_yx_px": fields.points,
         "site_p": fields.vector,
+        "site_proposed": fields.flags,
         "drift_yx_px": fields.pair,
         "events": _events,
         "stage_ms": fields.table,
@@ -177,7 +178,8 @@ def _checked(message: Any, error: type[Exception]) -> dict[str, Any]:
 def _consistent(frame: dict[str, Any]) -> dict[str, Any]:
     """What the fields of one frame must say of each other."""
     columns, sites = len(frame["yx_px"]), len(frame["site_yx_px"])
-    for name, expected in (("score", columns), ("p_occupied", columns), ("site_p", sites)):
+    lengths = {"score": columns, "p_occupied": columns, "site_p": sites, "site_proposed": sites}
+    for name, expected in lengths.items():
         if len(frame[name]) != expected:
             raise Bad(f"{name}: expected {expected} values, one for each position, got {len(frame[name])}")
     if frame.get("picture") is None:

@@ -67,6 +67,10 @@ def figure(browser: Chrome, name: str) -> int:
     return int(text(browser, f"#{name} b").replace(" ", "") or -1)
 
 
+def shown_index(browser: Chrome) -> int:
+    return int(text(browser, "#index").replace("–", "-1").replace(" ", ""))
+
+
 def frames_move(browser: Chrome) -> dict[str, Any]:
     """Wait for the page to show frames that move; what it shows then."""
     until(lambda: text(browser, "#index").replace(" ", "").isdigit(), "a first frame")
@@ -237,6 +241,7 @@ def test_it_fits_every_screen_and_never_stretches(
         "p_occupied": np.array([1.0, np.nan, 0.0], np.float32),
         "site_yx_px": columns[:1],
         "site_p": np.ones(1, np.float32),
+        "site_proposed": np.zeros(1, np.uint8),
         "drift_yx_px": [0.0, 0.0],
         "events": [],
         "stage_ms": {},
@@ -285,6 +290,24 @@ def test_it_fits_every_screen_and_never_stretches(
         assert empty[2] > empty[0] + 40
         assert complaints(browser) == []
     resize(browser, (1280, 720))
+
+
+def test_a_proposed_place_is_marked(browser: Chrome) -> None:
+    frame = FakeSession(3, side_px=256).frame()
+    none = {"yx_px": np.zeros((0, 2), np.float32), "score": np.zeros(0, np.float32)}
+    frame |= none | {"p_occupied": none["score"], "site_p": np.ones_like(frame["site_p"])}
+    coloured = []
+    with ResultsPublisher("tcp://127.0.0.1:*") as publisher, ServedPage(publisher.endpoint) as page:
+        browser.get(page.url)
+        assert "proposed" in text(browser, "#picture .legend")
+        for index, proposed in enumerate((False, True)):
+            marks = {"index": index, "site_proposed": np.full(len(frame["site_p"]), proposed, np.uint8)}
+            shown = lambda now=frame | marks: _sent(publisher, now) and shown_index(browser) == now["index"]  # noqa: E731
+            until(shown, "the frame")
+            coloured.append(look(browser)["coloured"])
+        assert complaints(browser) == []
+    whole, dashed = coloured
+    assert 0.1 < dashed / whole < 0.6
 
 
 def _sent(publisher: ResultsPublisher, message: dict[str, Any]) -> bool:

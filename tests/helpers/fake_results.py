@@ -79,6 +79,7 @@ class FakeSession:
             "p_occupied": self._belief[seen],
             "site_yx_px": sites,
             "site_p": self._belief.copy(),
+            "site_proposed": (self._occupied_frames == 0).astype(np.uint8),
             "drift_yx_px": drift,
             "lost_frames": self.lost_frames,
             "events": [

@@ -27,7 +27,8 @@ def present(index: int) -> np.ndarray:
     return SITES[np.arange(len(SITES)) != WALKER] if index in ABSENT else SITES
 
 
-def write_result(path: Path) -> Tracker:
+def write_result(path: Path, vacancy: int | None = None) -> Tracker:
+    """Write what a replay would; at the `vacancy`, one of the sites, there never is a column."""
     tracker = Tracker(SHAPE, PIXEL_NM, 0.1)
     with ResultFile(path, header=HEADER, settings_toml="[a]\nb = 1\n", engine_toml='name = "x"\n') as result:
         for index in range(FRAMES):
@@ -36,6 +37,8 @@ def write_result(path: Path) -> Tracker:
             if GAP.first <= index < GAP.first + GAP.count:
                 continue
             yx_px = present(index)
+            if vacancy is not None:
+                yx_px = yx_px[(yx_px != SITES[vacancy]).any(axis=1)]
             n = len(yx_px)
             columns = Columns(
                 yx_px, np.full(n, 2, np.float32), np.full(n, 0.9, np.float32), np.ones(n, np.uint8)

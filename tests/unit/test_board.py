@@ -43,7 +43,7 @@ def test_a_frame_reaches_a_viewer_as_it_was_sent(board: Board, session: FakeSess
     assert got is not None
     assert now["series"]["engine"] == "au-on-oxide-hrtem"
     assert got["index"] == sent["index"]
-    for name in ("yx_px", "site_yx_px", "site_p", "p_occupied", "picture"):
+    for name in ("yx_px", "site_yx_px", "site_p", "site_proposed", "p_occupied", "picture"):
         assert np.array_equal(got[name], sent[name], equal_nan=name == "p_occupied"), name
 
 

@@ -15,13 +15,15 @@ from tests.helpers.result import ABSENT, FRAMES, GAP, HEADER, SHAPE, SITES, WALK
 
 SEEN = [k for k in range(FRAMES) if not GAP.first <= k < GAP.first + GAP.count]
 ZOOM = 768 / 200
+VACANCY = WALKER - 25
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A result file, and the recording it could have been made of."""
     folder = tmp_path_factory.mktemp("movie")
-    write_result(folder / "r.h5")
+    tracker = write_result(folder / "r.h5", VACANCY)
+    assert tracker.sites.proposed.sum() == 1
     counts = np.random.default_rng(1).poisson(200, SHAPE).astype(HEADER.dtype)
     frames = np.repeat(counts[None], len(SEEN), axis=0)
     with h5py.File(folder / "m.h5", "w") as file:
@@ -49,6 +51,13 @@ def colour(picture: np.ndarray, site: int) -> np.ndarray:
     return picture[y - 1 : y + 2, x - 1 : x + 2].reshape(-1, 3).mean(axis=0)
 
 
+def yellow(picture: np.ndarray, site: int) -> np.ndarray:
+    """How much yellower than grey it is around a site."""
+    y, x = np.rint((SITES[site] + 0.5) * ZOOM - 0.5).astype(int)
+    around = picture[y - 20 : y + 21, x - 20 : x + 21].astype(int)
+    return around[..., 0] - around[..., 2]
+
+
 def test_frames_have_their_times_and_a_gap_is_none(decoded) -> None:
     np.testing.assert_allclose([t for t, _ in decoded], np.array(SEEN) / 10, atol=1e-3)
 
@@ -60,10 +69,10 @@ def test_an_occupied_site_is_filled_and_an_empty_one_is_a_ring(decoded) -> None:
         assert blue > red + 60, "the filled dot is blue"
     red, _, blue = colour(during, WALKER)
     assert blue < red + 30, "nothing in the middle of the ring"
-    y, x = np.rint((SITES[WALKER] + 0.5) * ZOOM - 0.5).astype(int)
-    around = during[y - 20 : y + 21, x - 20 : x + 21].astype(int)
-    assert ((around[..., 0] - around[..., 2]) > 60).sum() > 40, "a yellow ring"
     assert 50 in ABSENT
+    ring, proposed = (yellow(during, site) for site in (WALKER, VACANCY))
+    assert (ring > 60).sum() > 40, "a yellow ring"
+    assert 10 < (proposed > 30).sum() < (ring > 30).sum() / 2, "a smaller one, dashed"
 
 
 def test_the_strip_below_changes_with_time(decoded) -> None:

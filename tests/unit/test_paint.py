@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.ndimage import label
 
 from stream.paint import paint_arrows, paint_discs
 
@@ -32,6 +33,13 @@ def test_a_ring_is_empty_inside_and_alpha_thins_it():
     assert picture[20, 28, 0] == 255
     assert picture[..., 0].sum() / 255 == pytest.approx(2 * np.pi * 8 * 2, rel=0.02)
     assert faint[20, 28, 0] == pytest.approx(128, abs=1)
+
+
+def test_a_dashed_ring_has_half_the_line_in_as_many_pieces():
+    picture = black()
+    paint_discs(picture, np.array([[20.0, 20.0]]), 12.0, 2.0, RED, np.ones(1), 5)
+    assert picture[..., 0].sum() / 255 == pytest.approx(np.pi * 12 * 2, rel=0.03)
+    assert label(picture[..., 0] > 60)[1] == 5
 
 
 def test_an_arrow_goes_from_start_to_end_with_its_head_at_the_end():

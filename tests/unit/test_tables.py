@@ -151,6 +151,17 @@ def test_export_writes_what_trackpy_and_people_open(written: tuple[Path, Tracker
             assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 50, "a picture, not a blank"
 
 
+def test_the_table_of_sites_says_which_were_proposed(tmp_path: Path) -> None:
+    write_result(tmp_path / "r.h5", WALKER + 5)
+    export_result(tmp_path / "r.h5", tmp_path, None)
+    sites = read_table(tmp_path / "r.h5", "sites")
+    (proposed,) = sites[sites["proposed"]]
+    np.testing.assert_allclose([proposed["y_nm"], proposed["x_nm"]], SITES[WALKER + 5] * PIXEL_NM, atol=0.005)
+    with (tmp_path / "sites.csv").open(newline="", encoding="utf-8") as file:
+        said = [row["proposed"] for row in csv.DictReader(file)]
+    assert said == [str(bool(value)) for value in sites["proposed"]]
+
+
 def test_export_refuses_what_is_no_result(tmp_path: Path) -> None:
     path = tmp_path / "other.h5"
     with h5py.File(path, "w") as file:

@@ -5,6 +5,7 @@ import { css, grey, occupancy, pixels } from "./palette.js";
 export const EVENT_MS = 1600; // how long an event stays marked in the picture
 const GAP_PX = 8; // above and below the canvas, as in page.css
 const EVENT_COLOUR = "#ff6fb5";
+const DASHES = 3; // of the ring of a place where no column was seen so far
 const BINS = 32; // colours of columns: one path each, however many columns
 const COLOURS = Array.from({ length: BINS }, (_, i) => css(occupancy, i / (BINS - 1)));
 
@@ -77,10 +78,23 @@ export function drawFrame(stage, frame, view) {
 /** Where on the canvas: pixel 0's centre is the origin of positions, half a pixel inside the picture's edge. */
 const along = (position_px, scale) => (position_px + 0.5) * scale;
 
-/** Sites as rings, and the columns found as dots over them: a dot missing is a column not found. */
+/** Sites as rings, dashed where no column was seen so far, and the columns found as dots over them: a dot missing is a
+ *  column not found. */
 function drawSites(c, frame, scale, radius, ratio) {
   const line = Math.max(1.5 * ratio, 0.5 * radius);
-  for (const [bin, path] of binned(frame.site_yx_px, frame.site_p, scale, radius)) {
+  const proposed = frame.site_proposed;
+  c.save();
+  c.setLineDash([(Math.PI * radius) / DASHES]);
+  for (const [bin, path] of binned(frame.site_yx_px, frame.site_p, scale, radius, (i) => proposed[i])) {
+    c.lineWidth = 1.6 * line;
+    c.strokeStyle = "rgb(0 0 0 / 0.4)";
+    c.stroke(path);
+    c.lineWidth = 0.8 * line;
+    c.strokeStyle = COLOURS[bin];
+    c.stroke(path);
+  }
+  c.restore();
+  for (const [bin, path] of binned(frame.site_yx_px, frame.site_p, scale, radius, (i) => !proposed[i])) {
     c.lineWidth = 2 * line;
     c.strokeStyle = "rgb(0 0 0 / 0.4)";
     c.stroke(path);
@@ -97,10 +111,11 @@ function drawSites(c, frame, scale, radius, ratio) {
   }
 }
 
-/** One path of circles per colour; what has no occupancy (NaN) comes under -1. */
-function binned(yx, p, scale, radius) {
+/** One path of circles per colour, of those that `shown(i)`; what has no occupancy (NaN) comes under -1. */
+function binned(yx, p, scale, radius, shown = () => true) {
   const paths = new Map();
   for (let i = 0; i < p.length; i++) {
+    if (!shown(i)) continue;
     const bin = Number.isNaN(p[i]) ? -1 : Math.max(0, Math.min(BINS - 1, Math.round(p[i] * (BINS - 1))));
     if (!paths.has(bin)) paths.set(bin, new Path2D());
     const y = along(yx[2 * i], scale), x = along(yx[2 * i + 1], scale), path = paths.get(bin);
