@@ -7,6 +7,7 @@ import numpy as np
 from stream.columns import find_columns
 from stream.find import Where
 from stream.frame import Encoding, Frame, SeriesHeader
+from stream.lattice import empty_places
 from stream.picture import Picture
 from stream.tracking import Tracker
 
@@ -48,7 +49,7 @@ def _warm_up_finding(where: Where) -> np.ndarray:
 
 
 def _warm_up_tracking(image: np.ndarray, pixel_size_nm: float, lag_frames: int) -> None:
-    """A lattice whose columns come and go, and which leaps."""
+    """A lattice whose columns come and go, and which leaps; and the empty places of a honeycomb."""
     lattice = 14.0 * np.argwhere(np.ones((30, 30)))
     tracker = Tracker(SHAPE_YX, pixel_size_nm, 1.0, lag=lag_frames)
     empty = np.ones((SHAPE_YX[0] // 2, SHAPE_YX[1] // 2), np.float32)  # a network's map
@@ -61,3 +62,6 @@ def _warm_up_tracking(image: np.ndarray, pixel_size_nm: float, lag_frames: int) 
         )
     tracker.finish()
     tracker.maps()
+    grid = np.argwhere(np.ones((9, 9)))
+    honeycomb = grid[(grid[:, 0] - grid[:, 1]) % 3 > 0] @ np.array([[1.0, 0.0], [0.5, 0.75**0.5]])
+    empty_places(honeycomb, honeycomb, 1.0)
