@@ -55,6 +55,14 @@ class SiteMap:
     retired_frame : (m,) i8, since when nobody looks there, or -1.
     merged_into : (m,) i8, the older site in the same place of which this one is part, or -1.
     version : rises whenever sites are added, retired or woken.
+
+    Notes
+    -----
+    Neighbours are told by distance, not by steps of the lattice: a bond of a honeycomb is no step, and <100> would lose
+    its diagonals, across which atoms of one layer touch. 1.5 spacings end between two shells of every lattice whose
+    columns engines know: of gold (a = 0.408 nm) along <100> after 4 at 0.204 and 4 at 0.288 nm, the next at 0.408;
+    <110> 4 at 0.250 and 2 at 0.288, the next at 0.408; <111> 6 at 0.167, the next, in the same layer, at 0.288; of
+    honeycombs after 3, the next at 1.73 spacings.
     """
 
     def __init__(

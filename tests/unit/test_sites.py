@@ -131,6 +131,32 @@ def test_positions_settle_with_an_honest_standard_error():
     assert errors[0] == pytest.approx(2 * errors[1], rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("cell_nm", "motif", "expected_nm"),
+    [
+        (((0.204, 0), (0, 0.204)), (0,), [0.204] * 4 + [0.288] * 4),
+        (((0.408, 0), (0.204, 0.144)), (0,), [0.250] * 4 + [0.288] * 2),
+        (((0.1665, 0), (0.0833, 0.1442)), (0,), [0.1665] * 6),
+        (((0.246, 0), (0.123, 0.213)), (0, 1 / 3), [0.142] * 3),
+        (((0.322, 0), (0.161, 0.279)), (0, 1 / 3), [0.186] * 3),
+    ],
+    ids=["fcc-100", "fcc-110", "fcc-111", "graphene", "MX2"],
+)
+def test_neighbours_are_a_shell_of_every_lattice_that_engines_know(cell_nm, motif, expected_nm):
+    cells = np.argwhere(np.ones((80, 80))) - 40
+    real = np.concatenate([(cells + part) @ np.array(cell_nm) for part in motif]) / PIXEL_NM
+    real = real[np.hypot(*real.T) < 90] + 256
+    rng = np.random.default_rng(5)
+    sites = SiteMap((512, 512), PIXEL_NM, expected_nm[0])
+    for frame in range(4):
+        see(sites, frame, real + rng.normal(0, 0.2, real.shape))
+    inner = np.hypot(*(sites.yx_nm / PIXEL_NM - 256).T) < 60
+    near = sites.neighbours[inner]
+    assert (np.count_nonzero(near >= 0, axis=1) == len(expected_nm)).mean() > 0.98
+    apart = np.hypot(*(sites.yx_nm[near] - sites.yx_nm[inner][:, None]).transpose(2, 0, 1))
+    np.testing.assert_allclose(np.median(apart, axis=0)[: len(expected_nm)], expected_nm, atol=0.006)
+
+
 def test_spacing_is_measured_and_neighbours_are_those_of_the_lattice():
     sites, real = SiteMap((512, 512), PIXEL_NM, 0.6), particle(110)  # a start value twice too large
     for frame in range(4):
