@@ -144,13 +144,17 @@ def compare(
         Literal["all", "site", "facet", "coordination"],
         typer.Option(help="Compare together or class by class; site and facet within one file only."),
     ] = "all",
+    per: Annotated[
+        Literal["s", "e"],
+        typer.Option(help="Per second, or per electron and nm²: each by its own dose rate."),
+    ] = "s",
     csv: Annotated[Path | None, typer.Option(help="Write the compared rates to this file as well.")] = None,
     as_json: Json = False,
 ) -> None:
     """Compare two conditions: ratios of rates and dwell times, with tests and intervals."""
     from stream.rate_tables import compare_report, plain, show_comparison, write_csv
 
-    report = compare_report(first, second, (first_range, second_range), by)
+    report = compare_report(first, second, (first_range, second_range), by, per)
     if csv is not None:
         write_csv(csv, report["rates"])
     if as_json:

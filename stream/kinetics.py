@@ -3,7 +3,8 @@
 Which interval when: a count over a time has Garwood's exact interval (`stream.poisson.rate`), which is
 right for one site, and for several if they all had one rate. Sites of one class differ, so the rate of a
 class is given the interval of a bootstrap over its sites, from `LEAST_SITES` sites and `LEAST_EVENTS`
-events on; with fewer a bootstrap is too narrow, and Garwood's interval stands, named as such.
+events on; with fewer a bootstrap is too narrow, and Garwood's interval stands, named as such. Two classes are
+compared by the same rule: by what their sites give when drawn again, else by the exact test of two counts.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from scipy.stats import t as student
 LEAST_SITES, LEAST_EVENTS = 20, 20  # for a bootstrap
 SHORTEST_FRAMES = 3  # a dwell no longer is missed, or may be (the tracker's own tests hold from there on)
 TOO_BIASED = 0.1
+_COUNTED = 10  # resampled values beyond 1, from which on their share is a probability
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,17 @@ def log_rank(
     return LogRank(p_value, effect, low, high, observed.astype(np.int64), expected)
 
 
+def enough_sites(events: np.ndarray, time_s: np.ndarray, worth: float = 1.0) -> bool:
+    """Whether there are enough sites with time at risk, and events, for a bootstrap over sites.
+
+    Parameters
+    ----------
+    events, time_s : (m,), of each site.
+    worth : of expected numbers of events, as in `stream.poisson`.
+    """
+    return int((time_s > 0).sum()) >= LEAST_SITES and float(events.sum()) * worth >= LEAST_EVENTS
+
+
 def bootstrap_rate(
     events: np.ndarray, time_s: np.ndarray, rng: np.random.Generator, repeats: int = 2000
 ) -> tuple[float, float]:
@@ -173,25 +186,47 @@ def bootstrap_ratio(
     rng: np.random.Generator,
     *,
     paired: bool,
+    worth: tuple[float, float] = (1.0, 1.0),
     repeats: int = 2000,
-) -> tuple[float, float]:
-    """The 95 % interval of a ratio of two classes' rates, resampling sites; NaN for fewer than 20 of either.
+) -> tuple[float, float, float]:
+    """The 95 % interval of a ratio of two classes' rates, and the two-sided p-value of a ratio of 1, resampling sites.
+
+    The p-value is 1 minus the confidence of the interval that ends at 1: below 0.05 if the interval leaves 1 out.
 
     Parameters
     ----------
     first, second : events and time at risk (m,) of each site.
     paired : the sites of both are the same, and are drawn together.
+    worth : of the events of either.
+
+    Returns
+    -------
+    low, high, p_value; NaN unless there are `enough_sites` of both.
     """
-    enough = all((t > 0).sum() >= LEAST_SITES and n.sum() >= LEAST_EVENTS for n, t in (first, second))
-    if not enough:
-        return np.nan, np.nan
+    if not all(enough_sites(*side, w) for side, w in zip((first, second), worth, strict=True)):
+        return np.nan, np.nan, np.nan
     if paired:
         both = np.stack([*first, *second])[:, (first[1] > 0) | (second[1] > 0)]
         a, a_s, b, b_s = _sums(both, rng, repeats)
-        return _interval((b / b_s) / np.maximum(a / a_s, 1e-300), both.shape[1])
-    one, other = (_resampled(n[t > 0], t[t > 0], rng, repeats) for n, t in (first, second))
-    fewest = min(int((t > 0).sum()) for _, t in (first, second))
-    return _interval(other / np.maximum(one, 1e-300), fewest)
+        ratio, m = (b / b_s) / np.maximum(a / a_s, 1e-300), both.shape[1]
+    else:
+        one, other = (_resampled(n[t > 0], t[t > 0], rng, repeats) for n, t in (first, second))
+        ratio, m = other / np.maximum(one, 1e-300), min(int((t > 0).sum()) for _, t in (first, second))
+    return *_interval(ratio, m), _p_value(ratio, m)
+
+
+def _p_value(resampled: np.ndarray, m: int) -> float:
+    """Two-sided, of 1: how far out of what `m` sites gave it lies, read as `_interval` reads it.
+
+    Where too few lie beyond 1 to be counted, as far out as a normal distribution of the logarithms has it.
+    """
+    beyond = min((resampled <= 1).mean(), (resampled >= 1).mean(), 0.5)
+    least = _COUNTED / len(resampled)
+    z = norm.ppf(max(beyond, least))
+    if beyond < least:
+        log = np.log(np.maximum(resampled, 1e-300))
+        z = min(z, -abs(log.mean()) / max(log.std(), 1e-300))
+    return float(2 * student.cdf(z * np.sqrt((m - 1) / m), m - 1))
 
 
 def _interval(resampled: np.ndarray, m: int) -> tuple[float, float]:

@@ -13,10 +13,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from stream.compare import UNITS, compare
 from stream.diffusion import Diffusion, diffusion
 from stream.facets import INSIDE
 from stream.frame import RecordingError
-from stream.rates import By, Per, RateRow, compare, dwell_summary, rate_rows, session_facets
+from stream.rates import By, Per, RateRow, dwell_summary, rate_rows, session_facets
 from stream.session import read_session
 from stream.switches import whole, within
 
@@ -67,7 +68,7 @@ def rates_report(result: Path, by: By, per: Per) -> dict[str, Any]:
 
 
 def compare_report(
-    first: Path, second: Path | None, ranges: tuple[str | None, str | None], by: By
+    first: Path, second: Path | None, ranges: tuple[str | None, str | None], by: By, per: Per = "s"
 ) -> dict[str, Any]:
     """All that `hopscope compare` tells: of two files, or of two ranges of time of one.
 
@@ -79,6 +80,8 @@ def compare_report(
     ------
     RecordingError
         As `read_session`; for ranges that cannot be read, overlap in one file, or hold nothing.
+    CalibrationError
+        Per electron dose without a dose rate.
     """
     sessions = [read_session(first)]
     sessions.append(sessions[0] if second is None else read_session(second))
@@ -91,10 +94,11 @@ def compare_report(
                 f"{ranges[1]}: give --first 0:10 --second 10: (s), or a second file"
             )
     parts = [within(session, *span) for session, span in zip(sessions, spans, strict=True)]
-    rows, dwells = compare(parts[0], parts[1], by, np.random.default_rng(_SEED))
+    rows, dwells = compare(parts[0], parts[1], by, np.random.default_rng(_SEED), per)
     names = [f"{p}{f' {r} s' if r else ''}" for p, r in zip((first, second or first), ranges, strict=True)]
     source = "likelihood" if all(part.source == "likelihood" for part in parts) else "events"
-    return {"first": names[0], "second": names[1], "by": by, "from": source, "rates": rows, "dwells": dwells}
+    told = {"first": names[0], "second": names[1], "by": by, "per": per, "from": source}
+    return {**told, "rates": rows, "dwells": dwells}
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -164,37 +168,42 @@ def show_rates(report: dict[str, Any], console: Console) -> None:
 def show_comparison(report: dict[str, Any], console: Console) -> None:
     """The report as tables."""
     console.print(f"first   {report['first']}\nsecond  {report['second']}", highlight=False)
-    names = (_GROUP[report["by"]], "kind", "events", "ratio", "exact 95%", "by sites", "p", "adjusted")
-    table = _table("Rates: second over first", names, left=2)
+    names = (_GROUP[report["by"]], "kind", "events", "ratio", "95 %", "test", "p", "adjusted")
+    title = "Rates" if report["per"] == "s" else f"Rates per {_PER['e']}"
+    table = _table(f"{title}: second over first", names, left=2)
     rows = [row for row in report["rates"] if (row["kind"] == "event") == (report["by"] == "site")]
     rows = [row for row in rows if any(row["events"])]
     if len(rows) > _MOST_ROWS:
         rows = sorted(rows, key=lambda row: row["p_value"])[:_MOST_ROWS]
     for row in rows:
         adjusted = f"{row['p_adjusted']:.2g}"
+        ends = "sites" if row["test"] == "sites" else "ratio"
         table.add_row(
             row["group"],
             row["kind"],
             " → ".join(f"{n:.0f}" for n in row["events"]),
             _number(row["ratio"], 2),
-            _span(row["ratio_low"], row["ratio_high"]),
-            _span(row["sites_low"], row["sites_high"]),
+            _span(row[f"{ends}_low"], row[f"{ends}_high"]),
+            row["test"],
             f"{row['p_value']:.2g}",
             f"[bold]{adjusted}[/]" if row["p_adjusted"] < 0.05 else adjusted,
         )
     table.caption = (
-        "exact 95% and p hold if sites share one rate; where the interval by sites (bootstrap) is wider, believe "
-        f"that. adjusted: p after Benjamini and Hochberg, over all classes. From {report['from']}."
+        "sites: interval and p from a bootstrap over sites, which differ. Poisson: too few sites or events for that; "
+        "exact if sites share one rate. adjusted: p after Benjamini and Hochberg, over all classes. "
+        f"From {report['from']}."
     )
     console.print(table)
-    names = ("state", "dwells", "ended", "median, s", "hazard ratio", "95 %", "p")
+    median = UNITS[report["per"]][2]
+    unit = "s" if report["per"] == "s" else "e/nm²"
+    names = ("state", "dwells", "ended", f"median, {unit}", "hazard ratio", "95 %", "p")
     table = _table("Dwell times: log-rank test, by sites", names, left=1)
     for row in report["dwells"]:
         table.add_row(
             row["state"],
             " → ".join(str(n) for n in row["dwells"]),
             " → ".join(str(n) for n in row["ended"]),
-            " → ".join(_number(s) for s in row["median_s"]),
+            " → ".join(_number(value) for value in row[median]),
             _number(row["hazard_ratio"]),
             _span(row["hazard_low"], row["hazard_high"]),
             f"{row['p_value']:.2g}",

@@ -1,4 +1,4 @@
-"""Rates of a session, per site, facet or coordination, and two sessions compared: what the commands tell."""
+"""Rates and dwell times of a session, per site, facet or coordination: what the commands tell."""
 
 from __future__ import annotations
 
@@ -6,24 +6,20 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy.stats import false_discovery_control
 
 from stream.dwells import seconds
 from stream.facets import Facets, find_facets
-from stream.frame import CalibrationError, RecordingError
+from stream.frame import CalibrationError
 from stream.kinetics import (
-    LEAST_EVENTS,
-    LEAST_SITES,
     SHORTEST_FRAMES,
     TOO_BIASED,
     Survival,
     bootstrap_rate,
-    bootstrap_ratio,
-    log_rank,
+    enough_sites,
     missed_share,
     survival,
 )
-from stream.poisson import rate, rate_ratio
+from stream.poisson import rate
 from stream.session import Session
 from stream.switches import KINDS, Counts, Part, Source, of_coordination, of_sites
 
@@ -84,14 +80,14 @@ def rate_rows(part: Part, by: By, per: Per, rng: np.random.Generator) -> list[Ra
         Per electron dose, where the dose rate is not known.
     """
     session = part.session
-    scale = 1.0 if per == "s" else _dose_rate(session)
-    least_s = _least_s(part, part.source)
+    scale = 1.0 if per == "s" else dose_rate(session)
+    least = least_s(part, part.source)
     rows = []
-    for label, counts in _groups(part, by, part.source):
+    for label, counts in groups(part, by, part.source):
         total, total_s = counts.events.sum(axis=1), counts.time_s.sum(axis=1)
         missed, fast = _missed(counts, session.period_s)
         for k, kind in enumerate(KINDS):
-            if not total_s[k] > least_s:
+            if not total_s[k] > least:
                 continue
             seen = counts.time_s[k] > 0
             low, high, interval = interval_of(counts.of(seen), k, rng)
@@ -112,7 +108,7 @@ def interval_of(counts: Counts, kind: int, rng: np.random.Generator) -> tuple[fl
     both; Garwood's interval is widened by the counts' worth.
     """
     events, time_s = counts.events[kind], counts.time_s[kind]
-    if len(events) >= LEAST_SITES and events.sum() * counts.pooled_worth >= LEAST_EVENTS:
+    if enough_sites(events, time_s, counts.pooled_worth):
         return *bootstrap_rate(events, time_s, rng), "bootstrap"
     exact = rate(events.sum(), time_s.sum(), worth=counts.pooled_worth)
     return float(exact.low_hz), float(exact.high_hz), "Garwood"
@@ -171,112 +167,40 @@ def dwell_summary(part: Part) -> list[dict[str, Any]]:
     return rows
 
 
-def compare(
-    first: Part, second: Part, by: By, rng: np.random.Generator
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rates and dwell times of two conditions: second against first.
-
-    Parameters
-    ----------
-    first, second : of two result files, or two ranges of time of one. Both are counted alike: from events, where the
-        likelihood of one of them is not known.
-    by : "site" and "facet" only for two ranges of one session, whose sites are the same.
-
-    Returns
-    -------
-    A row per group and kind: counts, times, rate ratio with its exact interval and p-value, the interval
-    of a bootstrap over sites, and the p-value adjusted for all groups of the kind (Benjamini and Hochberg,
-    which bounds the share of false ones among those called different). A row per state: log-rank test of the dwells,
-    its variance by sites.
-    """
-    same = first.session is second.session
-    if by in ("site", "facet") and not same:
-        raise RecordingError(
-            f"sites and facets of two result files have no names in common: expected to compare by all or "
-            f"coordination, got {by}; or give one file and two ranges of time"
-        )
-    source: Source = "events" if "events" in (first.source, second.source) else "likelihood"
-    sides = [dict(_groups(part, by, source)) for part in (first, second)]
-    rows: list[dict[str, Any]] = []
-    for label in sides[0]:
-        if label not in sides[1]:
-            continue
-        one, other = sides[0][label], sides[1][label]
-        worth = (one.pooled_worth, other.pooled_worth) if source == "likelihood" else None
-        for k, kind in enumerate(KINDS):
-            n1, n2, t1, t2 = one.events[k], other.events[k], one.time_s[k], other.time_s[k]
-            time1, time2 = float(t1.sum()), float(t2.sum())
-            if not min(time1, time2) > _least_s(first, source):
-                continue
-            test = rate_ratio(float(n1.sum()), time1, float(n2.sum()), time2, worth=worth)
-            low, high = bootstrap_ratio((n1, t1), (n2, t2), rng, paired=same)
-            rows.append(
-                {
-                    "group": label,
-                    "kind": kind,
-                    "events": [float(n1.sum()), float(n2.sum())],
-                    "at_risk_s": [time1, time2],
-                    "rate_hz": [float(n1.sum() / time1), float(n2.sum() / time2)],
-                    "ratio": test.ratio,
-                    "ratio_low": test.low,
-                    "ratio_high": test.high,
-                    "sites_low": low,
-                    "sites_high": high,
-                    "p_value": test.p_value,
-                    "from": source,
-                }
-            )
-    for kind in KINDS:
-        mine = [row for row in rows if row["kind"] == kind]
-        adjusted = false_discovery_control([row["p_value"] for row in mine])
-        for row, p_value in zip(mine, adjusted, strict=True):
-            row["p_adjusted"] = float(p_value)
-    apart = 0 if same else len(first.session.sites)  # sites of two files are different ones
-    return rows, [_compare_dwells(first.dwells, second.dwells, state, apart) for state in (True, False)]
-
-
-def _compare_dwells(first: np.ndarray, second: np.ndarray, occupied: bool, apart: int) -> dict[str, Any]:
-    a, b = whole = [d[(d["occupied"] == occupied) & d["begun"]] for d in (first, second)]
-    test = log_rank(*((seconds(d), d["ended"]) for d in whole), sites=(a["site"], b["site"] + apart))
-    return {
-        "state": "occupied" if occupied else "empty",
-        "dwells": [len(d) for d in whole],
-        "ended": test.ended.tolist(),
-        "median_s": [survival(seconds(d), d["ended"]).median_s()[0] for d in whole],
-        "hazard_ratio": test.hazard_ratio,
-        "hazard_low": test.low,
-        "hazard_high": test.high,
-        "p_value": test.p_value,
-    }
-
-
-def _groups(part: Part, by: By, source: Source) -> list[tuple[str, Counts]]:
+def groups(part: Part, by: By, source: Source) -> list[tuple[str, Counts]]:
     """Each group's label, and the counts of its sites; groups without time are left out."""
     if by == "coordination":
-        groups = [(str(k), counts) for k, counts in enumerate(of_coordination(part, source))]
+        all_ = [(str(k), counts) for k, counts in enumerate(of_coordination(part, source))]
     else:
         counts = of_sites(part, source)
         if by == "site":
-            groups = [(str(k), counts.of(np.array([k]))) for k in range(len(part.session.sites))]
+            all_ = [(str(k), counts.of(np.array([k]))) for k in range(len(part.session.sites))]
         elif by == "facet":
             facets = session_facets(part.session)
             facet = facets.facet % (len(facets.normal_deg) + 2)
-            groups = [(label, counts.of(facet == k)) for k, label in enumerate(facets.labels)]
+            all_ = [(label, counts.of(facet == k)) for k, label in enumerate(facets.labels)]
         else:
-            groups = [("all", counts)]
-    return [group for group in groups if group[1].time_s[0].sum() > _least_s(part, source)]
+            all_ = [("all", counts)]
+    return [group for group in all_ if group[1].time_s[0].sum() > least_s(part, source)]
 
 
-def _least_s(part: Part, source: Source) -> float:
+def least_s(part: Part, source: Source) -> float:
     """Time at risk from which a rate is told: by the likelihood, a class that never was has the shadow of a time."""
     return 0.0 if source == "events" else part.session.period_s
 
 
-def _dose_rate(session: Session) -> float:
-    dose_rate = session.header.dose_rate_e_nm2_s
-    if not dose_rate:
+def dose_rate(session: Session) -> float:
+    """Electrons per nm² and s.
+
+    Raises
+    ------
+    CalibrationError
+        Where it is not known.
+    """
+    e_nm2_s = session.header.dose_rate_e_nm2_s
+    if not e_nm2_s:
         raise CalibrationError(
             "rates per electron need the dose rate, and the series has none: expected dose_rate_e_nm2_s in the "
             "stream or camera.dose_rate_e_nm2_s in site.toml at the time of the replay; replay with it, or ask per s"
         )
-    return dose_rate
+    return e_nm2_s

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
@@ -94,6 +96,37 @@ def test_a_paired_bootstrap_knows_that_the_sites_are_the_same():
     apart = bootstrap_ratio(first, second, rng, paired=False)
     assert np.log(together[1] / together[0]) < 0.6 * np.log(apart[1] / apart[0])
     assert together[0] < 1.5 < together[1]
+
+
+@pytest.mark.parametrize(("paired", "poisson"), [(False, 0.3), (True, 0.08)])
+def test_sites_that_differ_are_not_taken_for_conditions_that_do(paired, poisson):
+    """No true difference, sites' rates gamma distributed: one comparison in twenty has p < 0.05."""
+    rng = np.random.default_rng(5)
+    by_sites, exact, disagree = [], [], 0
+    for _ in range(600):
+        one = rng.gamma(1.0, 6.0, 40)
+        other = one if paired else rng.gamma(1.0, 6.0, 40)
+        time_s = rng.uniform(0.5, 1.5, (2, 40))
+        first, second = (rng.poisson(r * t).astype(float) for r, t in zip((one, other), time_s, strict=True))
+        sides = (first, time_s[0]), (second, time_s[1])
+        low, high, p_value = bootstrap_ratio(*sides, rng, paired=paired, repeats=1000)
+        by_sites.append(p_value)
+        disagree += (p_value < 0.05) != (not low <= 1 <= high)
+        exact.append(rate_ratio(first.sum(), time_s[0].sum(), second.sum(), time_s[1].sum()).p_value)
+    false, false_poisson = (float((np.array(p) < 0.05).mean()) for p in (by_sites, exact))
+    assert 0.03 < false < 0.075
+    assert false_poisson > poisson
+    assert disagree <= 2, "p-value and interval are of one bootstrap, but for rounding"
+
+
+def test_p_values_by_sites_reach_below_what_can_be_counted():
+    rng = np.random.default_rng(6)
+    n, t = rng.poisson(rng.gamma(4.0, 5.0, 100)).astype(float), np.ones(100)
+    p = [bootstrap_ratio((n, t), (f * n[::-1], t), rng, paired=False)[2] for f in (1, 1.15, 1.5, 2, 4, 8)]
+    assert p[0] > 0.8
+    assert all(a > b for a, b in itertools.pairwise(p))
+    assert p[-1] < 1e-12
+    assert np.isnan(bootstrap_ratio((n, t), (n, t), rng, paired=True, worth=(1.0, 1e-3))).all()
 
 
 def test_missed_share_rises_from_nothing_to_everything():

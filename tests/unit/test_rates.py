@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from stream.compare import compare
 from stream.frame import CalibrationError, RecordingError
 from stream.phantom_particle import gold_particle
 from stream.rate_tables import compare_report, plain, show_comparison, show_rates, write_csv
-from stream.rates import compare, dwell_summary, rate_rows
+from stream.rates import dwell_summary, rate_rows
 from stream.switches import whole, within
 from tests.helpers.kinetics import session_of, two_states
 
@@ -115,6 +116,8 @@ def test_a_change_within_one_session_is_found_where_it_is(mixed):
     assert whole["ratio_low"] > 1
     assert whole["sites_low"] > 1
     assert whole["sites_high"] - whole["sites_low"] > whole["ratio_high"] - whole["ratio_low"]
+    assert whole["test"] == "sites"
+    assert {r["test"] for r in rows} == {"Poisson"}, "of one site nobody knows how sites scatter"
     occupied = next(row for row in lasted if row["state"] == "occupied")
     assert occupied["hazard_low"] > 1
     assert occupied["p_value"] < 0.01
@@ -128,6 +131,28 @@ def test_two_sessions_have_no_sites_in_common(mixed):
         compare(*sides, "site", rng())
     rows, _ = compare(*sides, "coordination", rng())
     assert all(row["ratio"] == pytest.approx(1) for row in rows if all(row["events"]))
+
+
+def test_per_dose_two_sessions_are_compared_by_their_own_dose_rates(mixed):
+    state, session = mixed
+    twice = session_of(state, dose_rate_e_nm2_s=620_000.0)
+    sides = whole(session), whole(twice)
+    per_s, per_e = (compare(*sides, "all", rng(), per) for per in ("s", "e"))
+    for by_time, by_dose in zip(per_s[0], per_e[0], strict=True):
+        at_risk = by_time["at_risk_s"]
+        assert by_dose["at_risk_e_nm2"] == pytest.approx([310_000 * at_risk[0], 620_000 * at_risk[1]])
+        if not any(by_time["events"]):
+            continue
+        assert by_dose["rate_per_e_nm2"][1] == pytest.approx(by_time["rate_hz"][1] / 620_000)
+        assert by_time["ratio"] == pytest.approx(1)
+        for name in ("ratio", "ratio_low", "ratio_high", "sites_low", "sites_high"):
+            assert by_dose[name] == pytest.approx(0.5 * by_time[name], nan_ok=True)
+        assert by_dose["p_value"] < 1e-6 < by_time["p_value"]
+    occupied = per_e[1][0]
+    assert occupied["median_e_nm2"][1] == pytest.approx(2 * occupied["median_e_nm2"][0])
+    assert occupied["hazard_high"] < 1
+    with pytest.raises(CalibrationError, match="dose_rate_e_nm2_s"):
+        compare(whole(session), whole(session_of(state)), "all", rng(), "e")
 
 
 def test_a_range_beyond_the_series_is_refused(mixed):
@@ -157,8 +182,11 @@ def test_the_tables_say_what_the_report_says(mixed, monkeypatch, tmp_path):
     write_csv(tmp_path / "a.csv", report["rates"])
     assert (tmp_path / "a.csv").read_text().splitlines()[0].startswith("group,kind,sites,events")
 
-    report = compare_report("a.h5", "b.h5", (None, None), "all")  # pyright: ignore
-    show_comparison(report, Console(file=out, width=80))
-    assert "hazard ratio" in out.getvalue()
+    for per, unit in (("s", "median, s"), ("e", "median, e/nm²")):
+        report = compare_report("a.h5", "b.h5", (None, None), "all", per)  # pyright: ignore
+        show_comparison(report, Console(file=out, width=80))
+        assert unit in out.getvalue()
+    departure = next(row for row in report["rates"] if row["kind"] == "departure")
+    assert (departure["test"], report["per"]) == ("sites", "e")
     write_csv(tmp_path / "b.csv", report["rates"])
     assert "events_first,events_second" in (tmp_path / "b.csv").read_text()

@@ -12,10 +12,11 @@ import pytest
 from rich.console import Console
 
 from stream.columns import Columns
+from stream.compare import compare
 from stream.matching import neighbours, spacing
 from stream.pipeline import Seen as Frame
 from stream.rate_tables import rates_report, show_rates
-from stream.rates import compare, rate_rows
+from stream.rates import rate_rows
 from stream.session import Session, read_session
 from stream.switches import of_coordination, of_sites, whole, within
 from stream.tables import ResultFile
