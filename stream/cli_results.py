@@ -114,14 +114,19 @@ def rates(
     ] = "all",
     per: Annotated[Literal["s", "e"], typer.Option(help="Per second, or per electron and nm².")] = "s",
     csv: Annotated[Path | None, typer.Option(help="Write the rates to this file as well.")] = None,
+    survival: Annotated[
+        Path | None, typer.Option(help="Table of the dwells' survival curves (Kaplan-Meier).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Rates of departures, hops and arrivals, dwell times and diffusion, with 95 % intervals."""
     from stream.rate_tables import plain, rates_report, show_rates, write_csv
 
-    report = rates_report(result, by, per)
+    report = rates_report(result, by, per, survival is not None)
     if csv is not None:
         write_csv(csv, report["rates"])
+    if survival is not None:
+        write_csv(survival, report["survival"])
     if as_json:
         typer.echo(json.dumps(plain(report)))
     else:

@@ -1,4 +1,4 @@
-"""A result file as figures: every site a disc, coloured by what is known of it, with scale bar and units.
+"""A result file as figures: sites as discs, coloured by what is known of each, and the curves of their dwells.
 
 Colours are perceptually uniform and safe for the colour-blind (viridis); grey is for "none", so that a
 colour always means a number.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -18,14 +19,18 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from stream.dwells import site_dwells
+from stream.kinetics import SHORTEST_FRAMES, Survival
 from stream.maps import events, occurrence, residence_s
+from stream.rates import STATES, dwell_survival
 from stream.session import Session, read_session
 
 _DISC = 0.84  # of the spacing: discs of neighbours do not touch
 _NONE, _EDGE, _FAST = "#e4e4e4", "#8a8a8a", "#d55e00"
 _COLOURS = "viridis"
+_STATES = {"occupied": "#0072b2", "empty": "#d55e00"}  # Okabe and Ito's: told apart by the colour-blind, too
 FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 """A font that has every letter used here, on every platform; it comes with matplotlib."""
 
@@ -66,7 +71,8 @@ LOOKS = {
 
 
 def write_figures(result: Path, folder: Path) -> list[Path]:
-    """Write a PNG of each quantity into `folder`: occurrence, raw_events, events, rate and residence.
+    """Write a PNG of each quantity into `folder`: occurrence, raw_events, events, rate and residence; and dwells, if
+    of any the beginning was seen.
 
     Raises
     ------
@@ -80,6 +86,10 @@ def write_figures(result: Path, folder: Path) -> list[Path]:
         figure = draw_figure(session, name)
         paths.append(folder / f"{name}.png")
         figure.savefig(paths[-1], dpi=200)
+    dwells = site_dwells(session)
+    if dwells["begun"].any():
+        paths.append(folder / "dwells.png")
+        draw_dwells(session, dwells).savefig(paths[-1], dpi=200)
     return paths
 
 
@@ -136,6 +146,51 @@ def draw_figure(session: Session, name: str) -> Figure:
             handles=legend, loc="lower right", fontsize=9, frameon=False, borderpad=0, ncols=len(legend)
         )
     return figure
+
+
+def draw_dwells(session: Session, dwells: np.ndarray) -> Figure:
+    """How long sites stayed occupied, and empty: Kaplan-Meier's curves with their 95 % bands.
+
+    The survival is logarithmic, so that dwells that all end at one rate make a straight line; the numbers below are of
+    dwells that lasted so long.
+
+    Parameters
+    ----------
+    dwells : of `stream.dwells.site_dwells`.
+    """
+    figure = Figure(figsize=(8.8, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle("Dwell times", x=0.01, ha="left", fontsize=13, fontweight="bold")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (state, occupied) in zip(panels, STATES, strict=True):
+        curve = dwell_survival(dwells, occupied)
+        steps = {"color": _STATES[state]}
+        # a band holds from its time to the next: to the very end, where it is none
+        low, high = (np.append(ends[:-1], ends[-2:][:1]) for ends in (curve.low, curve.high))
+        axes.fill_between(curve.time_s, low, high, step="post", alpha=0.25, linewidth=0, **steps)
+        axes.step(curve.time_s, curve.survival, where="post", linewidth=1.6, **steps)
+        axes.set_title(f"{state}: {curve.ended.sum():,} of {curve.at_risk[0]:,} dwells ended", fontsize=10)
+        axes.set_yscale("log", nonpositive="clip")
+        axes.set_xlim(0, max(curve.time_s[-1], session.period_s))
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(FuncFormatter(partial(_at_risk, curve)))
+        axes.set_xlabel("time since it began, s\ndwells that lasted so long")
+        axes.grid(alpha=0.3, linewidth=0.5)
+    some = np.concatenate([line.get_ydata() for axes in panels for line in axes.lines])
+    panels[0].set_ylim(0.7 * min(some[some > 0].min(), 0.14), 1.1)
+    panels[0].yaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+    panels[0].yaxis.set_minor_formatter(NullFormatter())
+    panels[0].set_ylabel("fraction of dwells that last longer")
+    shortest_s = SHORTEST_FRAMES * session.period_s
+    told = f"{_taken(session)} · dwells shorter than {shortest_s:.3g} s ({SHORTEST_FRAMES} frames) are partly missed"
+    figure.text(0.99, 0.985, told, ha="right", va="top", fontsize=9, color="#444444")
+    return figure
+
+
+def _at_risk(curve: Survival, tick_s: float, _: int | None) -> str:
+    """A time with the number of dwells that lasted to it."""
+    row = np.searchsorted(curve.time_s, tick_s - 1e-9)
+    return f"{tick_s:g}\n{curve.at_risk[row] if row < len(curve.at_risk) else 0:,}"
 
 
 def round_length(nm: float) -> float:

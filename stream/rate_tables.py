@@ -17,7 +17,7 @@ from stream.compare import UNITS, compare
 from stream.diffusion import Diffusion, diffusion
 from stream.facets import INSIDE
 from stream.frame import RecordingError
-from stream.rates import By, Per, RateRow, dwell_summary, rate_rows, session_facets
+from stream.rates import By, Per, RateRow, dwell_summary, rate_rows, session_facets, survival_rows
 from stream.session import read_session
 from stream.switches import whole, within
 
@@ -33,8 +33,8 @@ _FROM = {
 _GROUP = {"all": "", "site": "site", "facet": "facet", "coordination": "neighbours"}
 
 
-def rates_report(result: Path, by: By, per: Per) -> dict[str, Any]:
-    """All that `hopscope rates` tells, as plain values.
+def rates_report(result: Path, by: By, per: Per, survival: bool = False) -> dict[str, Any]:
+    """All that `hopscope rates` tells, as plain values; with `survival`, the curves of the dwells, too.
 
     Raises
     ------
@@ -59,6 +59,7 @@ def rates_report(result: Path, by: By, per: Per) -> dict[str, Any]:
         "from": part.source,
         "rates": [_told(row) for row in rate_rows(part, by, per, rng)],
         "dwells": dwell_summary(part),
+        **({"survival": survival_rows(part)} if survival else {}),
         "diffusion": {
             "all columns": _diffusion(diffusion(session, part.dwells, rng)),
             "surface columns": _diffusion(diffusion(session, part.dwells, rng, facets.facet != INSIDE)),

@@ -25,6 +25,7 @@ from stream.switches import KINDS, Counts, Part, Source, of_coordination, of_sit
 
 By = Literal["all", "site", "facet", "coordination"]
 Per = Literal["s", "e"]
+STATES = (("occupied", True), ("empty", False))
 _FASTEST = np.log(2)  # to and fro per frame: from there on what falls between frames is not known any more
 
 
@@ -130,6 +131,20 @@ def dwell_survival(dwells: np.ndarray, occupied: bool) -> Survival:
     return survival(seconds(whole), whole["ended"])
 
 
+def survival_rows(part: Part) -> list[dict[str, Any]]:
+    """Kaplan-Meier's curves of occupied and empty dwells: state, time_s, survival with its 95 % band, and at_risk, the
+    dwells that lasted to that time. A value holds from its time to the next; none of a state without a beginning."""
+    rows = []
+    for state, occupied in STATES:
+        curve = dwell_survival(part.dwells, occupied)
+        columns = (curve.time_s, curve.survival, curve.low, curve.high, curve.at_risk)
+        names = ("time_s", "survival", "low", "high", "at_risk")
+        if curve.at_risk[0]:
+            points = zip(*(column.tolist() for column in columns), strict=True)
+            rows += [{"state": state, **dict(zip(names, point, strict=True))} for point in points]
+    return rows
+
+
 def dwell_summary(part: Part) -> list[dict[str, Any]]:
     """Of occupied and empty dwells: how many, how censored, the median and the mean if exponential.
 
@@ -138,7 +153,7 @@ def dwell_summary(part: Part) -> list[dict[str, Any]]:
     """
     dwells, counts = part.dwells, of_sites(part)
     rows = []
-    for state, occupied in (("occupied", True), ("empty", False)):
+    for state, occupied in STATES:
         left = KINDS.index("departure" if occupied else "arrival")
         mine = dwells[dwells["occupied"] == occupied]
         curve = dwell_survival(dwells, occupied)

@@ -80,13 +80,17 @@ def test_simulate_replay_export_hang_together(tmp_path: Path) -> None:
     assert (tmp_path / "p" / "events.png").stat().st_size > 1000
 
     told = hopscope(
-        "rates", "r.h5", "--by", "coordination", "--per", "e", "--csv", "k.csv", "--json", folder=tmp_path
-    )
+        "rates", "r.h5", "--by", "coordination", "--per", "e", "--csv", "k.csv",
+        "--survival", "d.csv", "--json", folder=tmp_path,
+    )  # fmt: skip
     assert told.returncode == 0, told.stderr
     report = json.loads(told.stdout)
     assert {row["kind"] for row in report["rates"]} == {"event", "arrival", "departure", "hop"}
     assert report["dose_e_nm2"] == pytest.approx(40 * 31000, rel=1e-6)
     assert len((tmp_path / "k.csv").read_text().splitlines()) == len(report["rates"]) + 1
+    curves = (tmp_path / "d.csv").read_text().splitlines()
+    assert curves[0] == "state,time_s,survival,low,high,at_risk"
+    assert len(curves) == len(report["survival"]) + 1
     halves = ("r.h5", "--first", "0:0.6", "--second", "0.6:")
     compared = hopscope("compare", *halves, "--json", folder=tmp_path)
     assert compared.returncode == 0, compared.stderr

@@ -7,7 +7,8 @@ import pytest
 from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 
-from stream.figures import LOOKS, draw_figure, round_length
+from stream.dwells import seconds, site_dwells
+from stream.figures import LOOKS, draw_dwells, draw_figure, round_length
 from tests.helpers.kinetics import lattice_nm, session_of, two_states
 
 
@@ -86,3 +87,35 @@ def test_a_lone_site_that_never_changed_has_figures_too():
 @pytest.mark.parametrize(("nm", "bar"), [(0.27, 0.2), (1.0, 1.0), (4.9, 2.0), (73, 50)])
 def test_bars_are_round(nm, bar):
     assert round_length(nm) == pytest.approx(bar)
+
+
+def test_dwells_are_drawn_as_curves_with_a_band_and_the_number_at_risk(session):
+    dwells = site_dwells(session)
+    figure = draw_dwells(session, dwells)
+    told = " ".join(text.get_text() for text in figure.texts)
+    assert "36 sites" in told
+    assert "shorter than 0.3 s" in told
+    figure.draw_without_rendering()
+    for axes, occupied in zip(figure.axes, (True, False), strict=True):
+        mine = dwells[(dwells["occupied"] == occupied) & dwells["begun"]]
+        assert axes.get_yscale() == "log"
+        assert axes.get_xlabel().startswith("time since it began, s")
+        assert f"{mine['ended'].sum()} of {len(mine)}" in axes.get_title()
+        for tick in axes.get_xticklabels():
+            time_s, count = tick.get_text().split("\n")
+            assert int(count) == (seconds(mine) > float(time_s) - 1e-6).sum()
+        (line,) = axes.lines
+        assert line.get_ydata()[0] == 1
+        assert (np.diff(line.get_ydata()) <= 0).all()
+        assert len(axes.collections) == 1
+    assert figure.axes[0].get_ylabel()
+
+
+def test_without_an_end_the_curve_stays_at_one():
+    still = np.zeros((50, 4), bool)
+    still[20:, 0] = True
+    quiet = session_of(still)
+    figure = draw_dwells(quiet, site_dwells(quiet))
+    assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[1.0, 1.0]]
+    assert "0 of 0 dwells" in figure.axes[1].get_title()
+    figure.draw_without_rendering()

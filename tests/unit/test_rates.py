@@ -6,13 +6,15 @@ import io
 
 import numpy as np
 import pytest
+from lifelines import KaplanMeierFitter
 from rich.console import Console
 
 from stream.compare import compare
+from stream.dwells import seconds
 from stream.frame import CalibrationError, RecordingError
 from stream.phantom_particle import gold_particle
 from stream.rate_tables import compare_report, plain, show_comparison, show_rates, write_csv
-from stream.rates import dwell_summary, rate_rows
+from stream.rates import dwell_summary, rate_rows, survival_rows
 from stream.switches import whole, within
 from tests.helpers.kinetics import session_of, two_states
 
@@ -101,6 +103,25 @@ def test_dwells_are_summed_up_with_their_censoring(mixed):
     assert empty["exponential_mean_s"] == pytest.approx(5.0, rel=0.08)
     assert empty["median_s"] == pytest.approx(5.0 * np.log(2), rel=0.1)
     assert occupied["median_low_s"] <= occupied["median_s"] <= occupied["median_high_s"]
+
+
+def test_survival_curves_of_a_session_are_those_of_lifelines(mixed):
+    part = whole(mixed[1])
+    rows = survival_rows(part)
+    for state, occupied in (("occupied", True), ("empty", False)):
+        dwells = part.dwells[(part.dwells["occupied"] == occupied) & part.dwells["begun"]]
+        theirs = KaplanMeierFitter().fit(seconds(dwells), dwells["ended"])
+        mine = [row for row in rows if row["state"] == state]
+        at = np.array([row["time_s"] for row in mine])
+        np.testing.assert_allclose(at, theirs.survival_function_.index, atol=1e-9)
+        np.testing.assert_allclose(
+            [row["survival"] for row in mine], theirs.survival_function_.to_numpy()[:, 0], atol=1e-12
+        )
+        there = np.array([row["survival"] > 0 for row in mine])
+        for name, ends in zip(("low", "high"), theirs.confidence_interval_.to_numpy().T, strict=True):
+            np.testing.assert_allclose(np.array([row[name] for row in mine])[there], ends[there], rtol=1e-9)
+        at_risk = theirs.event_table["at_risk"].to_numpy()
+        assert [row["at_risk"] for row in mine[1:]] == at_risk[1:].tolist()
 
 
 def test_a_change_within_one_session_is_found_where_it_is(mixed):
