@@ -17,7 +17,7 @@ from stream.compare import UNITS, compare
 from stream.diffusion import Diffusion, diffusion
 from stream.facets import INSIDE
 from stream.frame import RecordingError
-from stream.rates import By, Per, RateRow, dwell_summary, rate_rows, session_facets, survival_rows
+from stream.rates import By, Per, RateRow, dwell_summary, fast_sites, rate_rows, session_facets, survival_rows
 from stream.session import read_session
 from stream.switches import whole, within
 
@@ -25,10 +25,13 @@ _MOST_ROWS = _MOST_GROUPS = 25  # of a table on the terminal
 _SEED = 1  # of the bootstrap: the same file gives the same intervals
 _PER = {"s": "s", "e": "(e/nm²)"}
 _FROM = {
-    "likelihood": "From the likelihood: switches expected given all frames. missed: fast, more than every second frame "
-    "shows a switch; the rates are lower bounds.",
+    "likelihood": "From the likelihood: switches expected given all frames.",
     "events": "From events: the file does not hold what every frame says. missed: at most this share of the events "
-    "falls between frames; in red, the rates are lower bounds.",
+    "falls between frames.",
+}
+_FAST = {
+    "likelihood": "more than every second frame would show a switch",
+    "events": "more than one event in ten may fall between frames",
 }
 _GROUP = {"all": "", "site": "site", "facet": "facet", "coordination": "neighbours"}
 
@@ -64,7 +67,9 @@ def rates_report(result: Path, by: By, per: Per, survival: bool = False) -> dict
             "all columns": _diffusion(diffusion(session, part.dwells, rng)),
             "surface columns": _diffusion(diffusion(session, part.dwells, rng, facets.facet != INSIDE)),
         },
-        "fast_sites": int(session.sites["fast"].sum()),
+        "sites": len(session.sites),
+        "frame_period_s": session.period_s,
+        "fast_sites": fast_sites(part),
     }
 
 
@@ -142,6 +147,7 @@ def show_rates(report: dict[str, Any], console: Console) -> None:
         # all switches of single sites; of classes, what goes away, hops and comes
         told = [row for row in rows if (row["kind"] == "event") == (report["by"] == "site")]
         for k, row in enumerate(told):
+            bound = "≥ " if row["fast"] else ""
             share = (
                 f"≤ {row['missed_share']:.0%}" if row["from"] == "events" else "fast" if row["fast"] else "-"
             )
@@ -150,9 +156,9 @@ def show_rates(report: dict[str, Any], console: Console) -> None:
                 row["kind"],
                 str(row["sites"]),
                 f"{row['events']:.0f}",
-                _number(row["rate"]),
+                f"[red]{bound}{_number(row['rate'])}[/]" if bound else _number(row["rate"]),
                 _span(row["low"], row["high"]) + (" ᴳ" if row["interval"] == "Garwood" else "  "),
-                "" if k else f"[red]{share}[/]" if row["fast"] else share,
+                "" if k else share,
             )
     left = f"The {len(shown)} busiest of {len(groups)}; --csv has all. " if len(shown) < len(groups) else ""
     table.caption = (
@@ -160,6 +166,8 @@ def show_rates(report: dict[str, Any], console: Console) -> None:
         f"{_FROM[report['from']]} Intervals: bootstrap over sites; with ᴳ, Garwood's (few sites or events)."
     )
     console.print(table)
+    if report["fast_sites"] or any(row["fast"] for row in report["rates"]):
+        console.print(_fast_line(report), style="red", highlight=False)
     console.print(_dwell_table(report["dwells"]))
     for name, found in report["diffusion"].items():
         if found["hops"]:
@@ -197,8 +205,8 @@ def show_comparison(report: dict[str, Any], console: Console) -> None:
     console.print(table)
     median = UNITS[report["per"]][2]
     unit = "s" if report["per"] == "s" else "e/nm²"
-    names = ("state", "dwells", "ended", f"median, {unit}", "hazard ratio", "95 %", "p")
-    table = _table("Dwell times: log-rank test, by sites", names, left=1)
+    names = ("state", "dwells", "ended", f"median, {unit}", "ratio", "95 %", "p")
+    table = _table("Dwell times: hazard ratio, log-rank test by sites", names, left=1)
     for row in report["dwells"]:
         table.add_row(
             row["state"],
@@ -210,6 +218,14 @@ def show_comparison(report: dict[str, Any], console: Console) -> None:
             f"{row['p_value']:.2g}",
         )
     console.print(table)
+
+
+def _fast_line(report: dict[str, Any]) -> str:
+    return (
+        f"Lower bounds: {report['fast_sites']} of {report['sites']} sites switch too fast for frames of "
+        f"{report['frame_period_s']:.3g} s ({_FAST[report['from']]}). Their own rates are too low, and so are those "
+        "marked ≥, whatever their intervals say; shorter frames would tell.\n"
+    )
 
 
 def _dwell_table(rows: list[dict[str, Any]]) -> Table:

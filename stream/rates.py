@@ -115,14 +115,31 @@ def interval_of(counts: Counts, kind: int, rng: np.random.Generator) -> tuple[fl
     return float(exact.low_hz), float(exact.high_hz), "Garwood"
 
 
+def fast_sites(part: Part) -> int:
+    """How many sites switch so fast that their own rates are lower bounds: `RateRow.fast` of each by itself."""
+    counts, period_s = of_sites(part), part.session.period_s
+    limit_hz, least = _fastest_hz(counts.source, period_s), least_s(part, counts.source)
+    switches_hz = np.divide(
+        counts.events[1:3], counts.time_s[1:3], out=np.zeros_like(counts.time_s[1:3]), where=counts.time_s[1:3] > least
+    )  # fmt: skip
+    return int((switches_hz.sum(axis=0) >= limit_hz).sum())
+
+
 def _missed(counts: Counts, period_s: float) -> tuple[float, bool]:
     """The share of the events that may be missing, and whether the rate is a lower bound."""
     total, total_s = counts.events.sum(axis=1), counts.time_s.sum(axis=1)
     arrival_hz, departure_hz = np.divide(total[1:3], total_s[1:3], out=np.zeros(2), where=total_s[1:3] > 0)
+    fast = bool(arrival_hz + departure_hz >= _fastest_hz(counts.source, period_s))
     if counts.source == "likelihood":
-        return 0.0, bool((arrival_hz + departure_hz) * period_s >= _FASTEST)
-    missed = missed_share(arrival_hz, departure_hz, (SHORTEST_FRAMES + 0.5) * period_s)
-    return missed, missed > TOO_BIASED
+        return 0.0, fast
+    return missed_share(arrival_hz, departure_hz, (SHORTEST_FRAMES + 0.5) * period_s), fast
+
+
+def _fastest_hz(source: Source, period_s: float) -> float:
+    """Arrivals per time empty and departures per time occupied, together, from which on they are a lower bound."""
+    if source == "likelihood":
+        return _FASTEST / period_s
+    return -np.log1p(-TOO_BIASED) / ((SHORTEST_FRAMES + 0.5) * period_s)
 
 
 def dwell_survival(dwells: np.ndarray, occupied: bool) -> Survival:

@@ -14,7 +14,7 @@ from stream.dwells import seconds
 from stream.frame import CalibrationError, RecordingError
 from stream.phantom_particle import gold_particle
 from stream.rate_tables import compare_report, plain, show_comparison, show_rates, write_csv
-from stream.rates import dwell_summary, rate_rows, survival_rows
+from stream.rates import dwell_summary, fast_sites, rate_rows, survival_rows
 from stream.switches import whole, within
 from tests.helpers.kinetics import session_of, two_states
 
@@ -94,6 +94,31 @@ def test_what_switches_too_fast_for_the_frames_is_flagged():
     assert not slow.fast
     assert fast.fast
     assert slow.missed_share == pytest.approx(1 - np.exp(-0.01 * 3.5), rel=0.1)
+
+
+def test_the_table_says_which_rates_are_lower_bounds_and_how_many_sites_are_fast(monkeypatch):
+    from stream import rate_tables
+
+    restless = two_states(rng(), 0.1, 0.1, 1000, 8)
+    calm = two_states(rng(), 0.001, 0.001, 1000, 120)
+    for state, fast, bound in (
+        (np.hstack([restless, calm]), 8, False),
+        (restless, 8, True),
+        (calm, 0, False),
+    ):
+        session = session_of(state)
+        monkeypatch.setattr(rate_tables, "read_session", lambda path, session=session: session)
+        report = rate_tables.rates_report("a.h5", "all", "s")  # pyright: ignore
+        assert report["fast_sites"] == fast_sites(whole(session)) == fast
+        out = io.StringIO()
+        show_rates(report, Console(file=out, width=200))
+        said = out.getvalue()
+        departure = next(row for row in report["rates"] if row["kind"] == "departure")
+        assert departure["fast"] == bound
+        assert (f"≥ {departure['rate']:.3g}" in said) == bound
+        told = f"Lower bounds: {fast} of {state.shape[1]} sites switch too fast for frames of 0.1 s"
+        assert (told in said) == (fast > 0)
+        assert ("Lower bounds" in said) == (fast > 0)
 
 
 def test_dwells_are_summed_up_with_their_censoring(mixed):

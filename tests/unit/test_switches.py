@@ -16,7 +16,7 @@ from stream.compare import compare
 from stream.matching import neighbours, spacing
 from stream.pipeline import Seen as Frame
 from stream.rate_tables import rates_report, show_rates
-from stream.rates import rate_rows
+from stream.rates import fast_sites, rate_rows
 from stream.session import Session, read_session
 from stream.switches import of_coordination, of_sites, whole, within
 from stream.tables import ResultFile
@@ -83,6 +83,16 @@ def test_a_count_of_events_is_too_low_at_low_dose():
     assert (told.source, counted.source) == ("likelihood", "events")
     ratio = counted.events.sum(axis=1)[:3] / told.events.sum(axis=1)[:3]
     assert ratio.max() < 0.85
+
+
+@pytest.mark.parametrize(("rate", "sites"), [(0.03, 0), (1.0, 20)])
+def test_sites_that_switch_too_fast_for_the_likelihood_are_counted(rate, sites):
+    """Of rates of 1 per frame no more is left than a lower bound, 0.6."""
+    part = whole(looked_session(simulated(rate, DOSES[310], 20, 400, seed=8)[0]))
+    assert fast_sites(part) == sites
+    rows = [row for row in rate_rows(part, "all", "s", rng()) if row.kind in KINDS]
+    assert {row.fast for row in rows} == {sites > 0}
+    assert sites == 0 or all(row.high < rate for row in rows)
 
 
 @pytest.mark.slow
