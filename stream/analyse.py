@@ -88,6 +88,9 @@ class LiveAnalysis:
                     self._tell(seen)
         except CalibrationError as error:
             self._refuse(error)
+        if self._analysis.tracker is not None and self._analysis.clock.other_s is not None:
+            self._analysis.go_by_clock()
+            self._publisher.send(series_message(self._analysis))
 
     def _tell(self, seen: Seen) -> None:
         now = time.monotonic()
@@ -156,7 +159,8 @@ def _run(
         live = LiveAnalysis(settings, analysis, publisher, checkpoint)
 
         def report() -> dict[str, Any]:
-            return {**analysis.report(), "alarm": live.alarm, "rss_mib": rss_mib()}
+            told = {"alarm": live.alarm, "warnings": analysis.warnings, "rss_mib": rss_mib()}
+            return {**analysis.report(), **told}
 
         orders.say_ready(
             device=analysis.where.device, runs_on=analysis.where.runs_on, reason=analysis.where.reason

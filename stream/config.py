@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stream.device import DEVICES
@@ -153,6 +154,18 @@ def calibrated(header: SeriesHeader, camera: Camera) -> SeriesHeader:
             )
     dose = header.dose_rate_e_nm2_s or camera.dose_rate_e_nm2_s
     return replace(header, pixel_size_nm=pixel_size_nm, frame_period_s=period_s, dose_rate_e_nm2_s=dose)
+
+
+def same_series(a: SeriesHeader, b: SeriesHeader) -> bool:
+    """Whether two headers are of one series, calibrated alike: positions, times or doses are wrong under another."""
+    same = (a.series_id, a.shape_yx) == (b.series_id, b.shape_yx)
+    return same and np.array_equal(calibration(a), calibration(b), equal_nan=True)
+
+
+def calibration(header: SeriesHeader) -> np.ndarray:
+    """(4,) f8, pixel size, period, exposure and dose rate in the header's units, NaN where it does not know."""
+    known = header.pixel_size_nm, header.frame_period_s, header.exposure_s, header.dose_rate_e_nm2_s
+    return np.array([np.nan if value is None else value for value in known])
 
 
 def _explain(loc: list[Any], kind: str, message: str, value: object) -> str:

@@ -13,7 +13,8 @@ import numpy as np
 
 from engines.manifest import Manifest
 from stream.calibrate import measure_scale
-from stream.config import Settings
+from stream.clock import changed, recorded_period
+from stream.config import Settings, calibrated
 from stream.files import open_recording
 from stream.files.source import FileSource
 from stream.find import open_where
@@ -44,17 +45,20 @@ def analyse_recording(
 
     Returns
     -------
-    A summary: frames, gaps, columns, sites, events, hops, seconds, and the scale where it was measured.
+    A summary: frames, gaps, columns, sites, events, hops, seconds, the scale where it was measured, and warnings
+    where calibrations contradict each other.
 
     Raises
     ------
     CalibrationError, EngineMismatch
-        As `Analysis.begin` and `measure_scale`.
+        As `Analysis.begin`, `measure_scale` and `recorded_period`.
     """
     with closing(open_where(settings.engine)) as where, open_recording(path) as recording:
         settings, scale = _self_scaled(path, settings, where.manifest)
         analysis = Analysis(settings, where)
-        analysis.begin(recording.header)
+        said_s = calibrated(recording.header, settings.camera).frame_period_s or 0.0
+        period_s = recorded_period(path, recording.indices, recording.t_ns, said_s)
+        analysis.begin(recording.header, period_s)
         header = analysis.header or recording.header
         began_s = time.perf_counter()
         with ResultFile(
@@ -67,6 +71,9 @@ def analyse_recording(
                 for seen in analysis.fetch():
                     if isinstance(seen, Seen):
                         result.add_frame(seen)
+                        clock = analysis.clock
+                        if clock.other_s is not None:
+                            raise changed(path, seen.frame, clock.other_s, clock.period_s)
                     else:
                         result.add_gap(seen)
                     done += 1
@@ -95,6 +102,7 @@ def analyse_recording(
         "gaps": report["gaps"],
         "device": where.runs_on,
         **({} if scale is None else {"scale": asdict(scale)}),
+        **({"warnings": analysis.warnings} if analysis.warnings else {}),
         "seconds": round(seconds, 3),
         "frames_per_s": round(analysed / seconds, 2) if seconds else 0.0,
     }

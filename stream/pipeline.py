@@ -10,14 +10,15 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from stream.batching import BatchSize
+from stream.clock import Clock, differ
 from stream.columns import Columns
-from stream.config import Settings, calibrated
+from stream.config import Settings, calibrated, calibration, same_series
 from stream.drift import Shift
 from stream.find import Where
 from stream.frame import Frame, Gap, SeriesHeader
@@ -70,19 +71,34 @@ class Analysis:
     ----------
     settings : of the site.
     where : columns are found, from `open_where`; it stays the caller's to close.
+
+    Attributes
+    ----------
+    header : of the series, calibrated.
+    tracker : of the series; None where it is not analysed.
+    clock : of the series: whether its frames come at the period that the header says.
+    warnings : what is to be told of the series' calibration, in sentences.
     """
 
     def __init__(self, settings: Settings, where: Where) -> None:
         self.settings, self.where = settings, where
         self.header: SeriesHeader | None = None
         self.tracker: Tracker | None = None
+        self.clock = Clock(1.0)
+        self.warnings: list[str] = []
+        self._said: SeriesHeader | None = None  # the header, before the clock was asked
         self._under_way: deque[_Batch] = deque()
         self._size = BatchSize(settings.engine.latency_ms / 1e3, 1)
         self._tally = Tally()
         self._restored: dict[str, np.ndarray] | None = None
 
-    def begin(self, header: SeriesHeader) -> None:
+    def begin(self, header: SeriesHeader, period_s: float | None = None) -> None:
         """Make ready for a series; the same series again (acquire was restarted) goes on as it was.
+
+        Parameters
+        ----------
+        period_s : by the frames' own time stamps, where they are known beforehand; it counts where it is another one
+            than the header says.
 
         Raises
         ------
@@ -91,20 +107,59 @@ class Analysis:
         EngineMismatch
             If the engine cannot read frames of this sampling.
         """
-        before = self.header
         known = calibrated(header, self.settings.camera)
-        if before is not None and self.tracker is not None and _same_series(before, known):
+        same = self._said is not None and same_series(self._said, known)
+        if same and self.tracker is not None:
             return
+        if same and period_s is None:
+            period_s = self.clock.period_s  # what the clock said of it holds on
         self.tracker = self._tally.next_index = None
-        self.header = known
-        pixel_size_nm, period_s = known.pixel_size_nm or 0.0, known.frame_period_s or 0.0
+        self.header = self._said = known
+        self.warnings = []
+        pixel_size_nm = known.pixel_size_nm or 0.0
         own_nm = own_pixel_size_nm(self.where.manifest, pixel_size_nm, self.settings.camera.spacing_px)
         threshold = self.settings.engine.threshold or tracked_threshold(self.where.manifest)
         self.where.begin(known, own_nm or 0.0, threshold)
         self._size = BatchSize(self.settings.engine.latency_ms / 1e3, self.where.most)
-        lag = self.settings.tracking.lag_frames
-        self.tracker = Tracker(known.shape_yx, pixel_size_nm, period_s, lag=lag, bad_pixels=known.bad_pixels)
+        self._follow_anew(known)
+        if period_s is not None and differ(period_s, known.frame_period_s or period_s):
+            self._go_by(period_s)
         self._go_on_from_checkpoint()
+
+    def go_by_clock(self) -> None:
+        """Where the clock says another period than the header, follow the series anew from here on, by the clock.
+
+        Raises
+        ------
+        ValueError
+            If the clock says no other, or no series is followed.
+        """
+        if self.tracker is None or self.clock.other_s is None:
+            raise ValueError("no other period to go by: expected a series whose clock says another")
+        self._tally.add(self.tracker.finish())
+        self._go_by(self.clock.other_s)
+
+    def _go_by(self, period_s: float) -> None:
+        """Follow the series anew by a period that is not the one said, and warn of it."""
+        if self.header is None or self._said is None:
+            raise ValueError("no series has begun: expected Analysis.begin before")
+        told = (
+            f"series {self._said.series_id}: expected {self._said.frame_period_s:.4g} s from frame to frame, as said, "
+            f"got {period_s:.4g} s by the frames' own time stamps: going by these; correct frame_period_s where it is "
+            "said"
+        )
+        self.warnings.append(told)
+        log.warning("%s", told)
+        self.header = replace(self.header, frame_period_s=period_s)
+        self._follow_anew(self.header)
+
+    def _follow_anew(self, header: SeriesHeader) -> None:
+        pixel_size_nm, period_s = header.pixel_size_nm or 0.0, header.frame_period_s or 0.0
+        self.clock = Clock(period_s)
+        lag = self.settings.tracking.lag_frames
+        self.tracker = Tracker(
+            header.shape_yx, pixel_size_nm, period_s, lag=lag, bad_pixels=header.bad_pixels
+        )
 
     @property
     def most(self) -> int:
@@ -186,6 +241,8 @@ class Analysis:
         if self.tracker is None or found.image is None:
             raise ValueError("columns without a series or a picture: expected begin, and pictures from cards")
         began_ns = time.perf_counter_ns()
+        if frame.t_ns is not None:
+            self.clock.see(frame.index, t_ns)
         columns, stride = found.columns, self.where.manifest.stride
         picture = Picture(found.image, self.where.zoom_yx, found.background, stride)
         tracked = self.tracker.update(frame.index, t_ns, columns.yx_px, columns.score, picture)
@@ -246,12 +303,16 @@ class Analysis:
 
     def state(self) -> dict[str, np.ndarray]:
         """The tracker's state with the series it belongs to, for a checkpoint."""
-        if self.tracker is None or self.header is None or self._tally.next_index is None:
+        if self.tracker is None or self._said is None or self._tally.next_index is None:
             return {}
-        place = np.array([self.header.series_id, self._tally.next_index, *self.header.shape_yx], np.int64)
-        calibration = _calibration(self.header)
-        counted = np.array(self._tally.to_json())
-        return {"place": place, "calibration": calibration, "counted": counted, **self.tracker.state()}
+        place = np.array([self._said.series_id, self._tally.next_index, *self._said.shape_yx], np.int64)
+        mine = {
+            "place": place,
+            "calibration": calibration(self._said),
+            "period_s": np.array(self.clock.period_s),
+            "counted": np.array(self._tally.to_json()),
+        }
+        return mine | self.tracker.state()
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Go on from a checkpoint: its counters now, its tracker when the same series is seen again."""
@@ -265,8 +326,11 @@ class Analysis:
             return
         series_id, next_index, ny, nx = (int(v) for v in state["place"])
         same = (series_id, (ny, nx)) == (self.header.series_id, self.header.shape_yx)
-        if same and np.array_equal(_calibration(self.header), state["calibration"], equal_nan=True):
-            mine = ("place", "calibration", "counted")
+        if same and np.array_equal(calibration(self.header), state["calibration"], equal_nan=True):
+            mine = ("place", "calibration", "period_s", "counted")
+            period_s = float(state["period_s"])
+            if period_s != self.header.frame_period_s:
+                self._go_by(period_s)
             self.tracker.restore({k: v for k, v in state.items() if k not in mine})
             self._tally.next_index = next_index
 
@@ -281,15 +345,3 @@ class Analysis:
             log.warning("frame %d is left out: %s", frame.index, error)
             return None
         return t_ns
-
-
-def _same_series(a: SeriesHeader, b: SeriesHeader) -> bool:
-    """Whether two headers are of one series, calibrated alike: positions, times or doses are wrong under another."""
-    same = (a.series_id, a.shape_yx) == (b.series_id, b.shape_yx)
-    return same and np.array_equal(_calibration(a), _calibration(b), equal_nan=True)
-
-
-def _calibration(header: SeriesHeader) -> np.ndarray:
-    """(4,) f8, pixel size, period, exposure and dose rate in the header's units, NaN where it does not know."""
-    known = header.pixel_size_nm, header.frame_period_s, header.exposure_s, header.dose_rate_e_nm2_s
-    return np.array([np.nan if value is None else value for value in known])

@@ -108,6 +108,8 @@ class Session:
         for name, report in self._reports.items():
             if report.get("alarm"):
                 standing.append({"since_s": 0.0, "severity": "error", "text": f"{name}: {report['alarm']}"})
+            for text in report.get("warnings", []):
+                standing.append({"since_s": 0.0, "severity": "warning", "text": f"{name}: {text}"})
         return standing
 
     def status(self) -> dict[str, Any]:
@@ -136,7 +138,8 @@ class Session:
             "recording": dict(self.recording) if self.recording else None,
             "rss_mib": self.rss_mib(),
             "alarms": [text for _, _, text in self._alarms]
-            + [f"{name}: {r['alarm']}" for name, r in self._reports.items() if r.get("alarm")],
+            + [f"{name}: {r['alarm']}" for name, r in self._reports.items() if r.get("alarm")]
+            + [f"{name}: {text}" for name, r in self._reports.items() for text in r.get("warnings", [])],
         }
 
     def _all_reports(self) -> list[dict[str, Any]]:
