@@ -23,6 +23,7 @@ class SettingsError(Exception):
     """A setting that is unknown, missing or impossible; the message names the file and the key."""
 
 
+_SAME = 0.01  # relative: what differs by less is taken for the same calibration
 PixelSize = Annotated[float, Field(gt=0, le=10)]
 
 
@@ -154,6 +155,23 @@ def calibrated(header: SeriesHeader, camera: Camera) -> SeriesHeader:
             )
     dose = header.dose_rate_e_nm2_s or camera.dose_rate_e_nm2_s
     return replace(header, pixel_size_nm=pixel_size_nm, frame_period_s=period_s, dose_rate_e_nm2_s=dose)
+
+
+def contradictions(header: SeriesHeader, camera: Camera) -> list[str]:
+    """Where the stream and the settings both say how large, how fast or how bright, and differ by more than 1 %: a
+    sentence each, with what is gone by."""
+    told = []
+    for name in ("pixel_size_nm", "frame_period_s", "dose_rate_e_nm2_s"):
+        announced, here = getattr(header, name), getattr(camera, name)
+        if announced is None or here is None or isinstance(here, str):
+            continue
+        if abs(here - announced) > _SAME * announced:
+            chosen = "the settings" if name == "pixel_size_nm" else f"series {header.series_id}"
+            told.append(
+                f"{name} is {announced:.4g} as series {header.series_id} says, and {here:.4g} by camera.{name} in the "
+                f"settings: going by {chosen}; correct whichever is wrong"
+            )
+    return told
 
 
 def same_series(a: SeriesHeader, b: SeriesHeader) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 from stream.batching import BatchSize
 from stream.clock import Clock, differ
 from stream.columns import Columns
-from stream.config import Settings, calibrated, calibration, same_series
+from stream.config import Settings, calibrated, calibration, contradictions, same_series
 from stream.drift import Shift
 from stream.find import Where
 from stream.frame import Frame, Gap, SeriesHeader
@@ -115,7 +115,9 @@ class Analysis:
             period_s = self.clock.period_s  # what the clock said of it holds on
         self.tracker = self._tally.next_index = None
         self.header = self._said = known
-        self.warnings = []
+        self.warnings = contradictions(header, self.settings.camera)
+        for text in self.warnings:
+            log.warning("%s", text)
         pixel_size_nm = known.pixel_size_nm or 0.0
         own_nm = own_pixel_size_nm(self.where.manifest, pixel_size_nm, self.settings.camera.spacing_px)
         threshold = self.settings.engine.threshold or tracked_threshold(self.where.manifest)

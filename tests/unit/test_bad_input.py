@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from engines.runtime import Engine, open_engine
-from stream.config import EngineSettings, Settings
+from stream.config import Camera, EngineSettings, Settings
 from stream.find import OnCpu
 from stream.frame import Encoding, Frame, Gap, SeriesHeader
 from stream.pipeline import Analysis, Seen
@@ -152,6 +152,22 @@ def test_another_calibration_within_a_series_begins_anew(engine: Engine, change:
         again.begin(header)
         assert again.tracker is not None
         assert (len(again.tracker.sites) > 0) == remembered
+
+
+def test_settings_that_contradict_the_stream_are_told_once_per_series(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(camera=Camera(pixel_size_nm=0.0205, frame_period_s=0.02))
+    analysis = Analysis(settings, OnCpu(engine, "a test"))
+    for series_id in (3, 3, 4):
+        analysis.begin(replace(HEADER, series_id=series_id))
+        (text,) = analysis.warnings
+        assert f"0.02 as series {series_id} says, and 0.0205 by camera.pixel_size_nm" in text
+        assert analysis.header is not None
+        assert analysis.header.pixel_size_nm == 0.0205
+    assert caplog.text.count("correct whichever is wrong") == 2
+    analysis.begin(replace(HEADER, series_id=5, pixel_size_nm=0.0205))
+    assert analysis.warnings == []
 
 
 def test_sites_behind_bad_pixels_are_not_observed_rather_than_empty() -> None:

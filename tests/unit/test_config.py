@@ -4,9 +4,11 @@ import re
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from stream.config import Settings, SettingsError, load_settings, parse_settings
+from stream.config import Camera, Settings, SettingsError, contradictions, load_settings, parse_settings
+from stream.frame import SeriesHeader
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "site.toml"
 
@@ -50,3 +52,17 @@ def test_settings_survive_their_own_toml() -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Settings().page.port = 1  # type: ignore[misc]
+
+
+def test_what_the_stream_and_the_settings_say_otherwise_is_told() -> None:
+    header = SeriesHeader(3, (8, 8), np.dtype("u2"), 0.1, pixel_size_nm=0.02, dose_rate_e_nm2_s=500.0)
+    assert contradictions(header, Camera()) == []
+    assert contradictions(header, Camera(pixel_size_nm="stream", frame_period_s=0.1005)) == []
+    assert contradictions(SeriesHeader(3, (8, 8), np.dtype("u2")), Camera(pixel_size_nm=0.03)) == []
+    other = Camera(pixel_size_nm=0.0203, frame_period_s=0.2, dose_rate_e_nm2_s=550.0)
+    size, period, dose = contradictions(header, other)
+    assert "pixel_size_nm is 0.02 as series 3 says, and 0.0203 by camera.pixel_size_nm" in size
+    assert "going by the settings" in size
+    assert "frame_period_s is 0.1 as series 3 says, and 0.2" in period
+    assert "going by series 3" in period
+    assert "dose_rate_e_nm2_s is 500 as series 3 says, and 550" in dose
