@@ -19,11 +19,14 @@ from stream.wire.messages import (
     Message,
     Series,
     StartMessage,
+    calibration_of,
     facts_of,
 )
 
 FAR = 1 << 24  # frames: a larger jump of the index must be said twice before it is believed
 MAX_SPOILED = 1 << 16  # spoiled images kept in mind at once
+# relative: what a sender measures anew for every image, as a beam's current, wanders without being another calibration
+CHANGED = {"pixel_size_nm": 0.01, "frame_period_s": 0.05, "dose_rate_e_nm2_s": 0.1}
 
 
 @dataclass(slots=True)
@@ -36,6 +39,7 @@ class _Open:
     next_index: int | None  # None: joined under way, whichever image comes first is the first
     header: SeriesHeader | None = None
     channel: str = ""
+    said: dict[str, float] = field(default_factory=dict)  # its calibration, once an image said another
     spoiled: set[int] = field(default_factory=set)  # from next_index on: came, but no good; may come again
 
 
@@ -44,7 +48,8 @@ class SeriesOrder:
 
     The header waits for the first image, which alone tells the byte order of the counts, and often the dtype.
     A series without a start begins at its first image. An image of a series that was ended by the camera, or
-    by a later series, is a leftover; one that merely fell silent goes on, under a second header.
+    by a later series, is a leftover; one that merely fell silent goes on, under a second header. So does one whose
+    images say another calibration (pixel size, frame period, dose rate) than before, which is a fault.
     In a dialect without series numbers, an index that turns back or a new shape begins a new series;
     they are numbered from 1.
 
@@ -130,9 +135,15 @@ class SeriesOrder:
         if channel is None:
             yield from self._spoil(series, image.index)
             return
+        header = series.header or self._make_header(series, channel, image)
+        known = series.header or series.start or series.said  # by more than this image
+        if known and self._says_otherwise(series, header, image):
+            if series.header:
+                yield from self._close(series)
+            series.header, header = None, self._make_header(series, channel, image)
         if series.header is None:
-            series.header = self._make_header(series, channel, image)
-            yield series.header
+            series.header = header
+            yield header
         yield from _missing(series, image.index)
         series.next_index = image.index + 1
         series.spoiled.discard(image.index)
@@ -182,6 +193,29 @@ class SeriesOrder:
             return None
         return channel
 
+    def _says_otherwise(self, series: _Open, header: SeriesHeader, image: ImageMessage) -> bool:
+        """Whether an image is calibrated otherwise than the series so far; what it does not say stays as it was."""
+        try:
+            said = calibration_of(image.about)
+        except WireError as error:
+            self._fault("bad-facts", f"image {image.index}: {error}")
+            return False
+        before = {name: getattr(header, name) for name in said}
+        other = {
+            name: value
+            for name, value in said.items()
+            if value is not None and not _alike(value, before[name], CHANGED[name])
+        }
+        if not other:
+            return False
+        series.said = {name: value for name, value in (before | other).items() if value is not None}
+        told = ", ".join(f"{name} {before[name]} before, now {value}" for name, value in other.items())
+        self._fault(
+            "other-calibration",
+            f"image {image.index} of series {series.number}: {told}; it goes on under another header",
+        )
+        return True
+
     def _make_header(self, series: _Open, channel: Channel, image: ImageMessage) -> SeriesHeader:
         encoding, start = channel.encoding, series.start
         facts: dict[str, Any] = {}
@@ -198,6 +232,7 @@ class SeriesOrder:
                 facts = facts_of(image.about)
             except WireError as error:
                 self._fault("bad-facts", str(error))
+        facts |= series.said
         return SeriesHeader(series.number, encoding.shape_yx, encoding.dtype, **facts)
 
     def _end(self) -> Iterator[Item]:
@@ -241,6 +276,10 @@ def _missing(series: _Open, stop: int) -> Iterator[Gap]:
         yield Gap(series.number, at, stop - at, "wire")
     series.spoiled = {index for index in series.spoiled if index >= stop}
     series.next_index = stop
+
+
+def _alike(value: float, before: float | None, within: float) -> bool:
+    return before is not None and abs(value - before) <= within * before
 
 
 def _continues(series: _Open, image: ImageMessage) -> bool:

@@ -152,11 +152,9 @@ def channel(payload: memoryview, shape_yx: Any, kind: np.dtype[Any], algorithm: 
     return Channel(payload, encoding)
 
 
-def facts_of(about: Mapping[Any, Any]) -> dict[str, Any]:
-    """Fields of a `SeriesHeader` that a sender may put beside the counts, in any dialect.
-
-    They are pixel_size_nm (at the specimen), frame_period_s, dose_rate_e_nm2_s, and, as metadata, all that is
-    a plain value.
+def calibration_of(about: Mapping[Any, Any]) -> dict[str, float | None]:
+    """What a sender may say beside the counts, in any dialect: pixel_size_nm (at the specimen), frame_period_s and
+    dose_rate_e_nm2_s; None where it does not.
 
     Raises
     ------
@@ -171,9 +169,19 @@ def facts_of(about: Mapping[Any, Any]) -> dict[str, Any]:
             said = None
     source = {**about, **said} if isinstance(said, dict) else about
     names = ("pixel_size_nm", "frame_period_s", "dose_rate_e_nm2_s")
-    facts: dict[str, Any] = {name: get_or(source, name, number_above_zero, None) for name in names}
-    facts["metadata"] = {str(key): plain(value) for key, value in about.items() if _is_plain(value)}
-    return facts
+    return {name: get_or(source, name, number_above_zero, None) for name in names}
+
+
+def facts_of(about: Mapping[Any, Any]) -> dict[str, Any]:
+    """Fields of a `SeriesHeader` beside the counts: the calibration and, as metadata, all that is a plain value.
+
+    Raises
+    ------
+    WireError
+        As `calibration_of`.
+    """
+    metadata = {str(key): plain(value) for key, value in about.items() if _is_plain(value)}
+    return {**calibration_of(about), "metadata": metadata}
 
 
 def plain(value: Any) -> Any:

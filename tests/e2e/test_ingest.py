@@ -6,18 +6,26 @@ import multiprocessing
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Thread
 
 import numpy as np
 import pytest
 import zmq
 
-from stream.frame import Encoding, Frame, SeriesHeader
+from engines.runtime import open_engine
+from stream.config import Settings
+from stream.files import open_recording
+from stream.find import OnCpu
+from stream.frame import Encoding, Frame, SeriesEnd, SeriesHeader
 from stream.ingest import ZmqSource
+from stream.pipeline import Analysis
+from stream.record import Recorder
 from stream.replay import play
-from stream.wire import dectris_v2
+from stream.wire import array1, dectris_v2
 from tests.helpers import hostile
 from tests.helpers.camera import ANY_PORT, camera, check_rules, collect, ends, outline
+from tests.helpers.tiny_engine import make_tiny_engine
 
 SHAPE = (64, 96)
 SPAWN = multiprocessing.get_context("spawn")
@@ -129,6 +137,45 @@ def test_what_play_sends_arrives(dialect: str, algorithm: str) -> None:
             assert item.t_ns == item.index * 1000
             assert np.array_equal(item.counts, counts(item.index))
     assert not source.faults
+
+
+def test_a_calibration_that_changes_in_mid_series_begins_it_anew_and_loses_no_frame(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From a socket to the analysis and to disk."""
+    encoding = Encoding(SHAPE, np.dtype("<u2"))
+    facts = {"series": 4, "frame_period_s": 0.1}
+    with camera() as (source, send):
+        for index in range(20):
+            size_nm = 0.02 if index < 12 else 0.0205
+            payload = counts(index).tobytes()
+            send(*array1.encode_image(index, None, encoding, payload, pixel_size_nm=size_nm, **facts))
+        items = collect(source, lambda items: sum(isinstance(item, Frame) for item in items) == 20)
+        faults = dict(source.faults)
+    check_rules(items)
+    assert faults == {"other-calibration": 1}
+    assert "pixel_size_nm 0.02 before, now 0.0205" in caplog.text
+
+    recorder = Recorder(tmp_path, settings_toml="", min_free_mib=1)
+    trackers = []
+    with open_engine(make_tiny_engine(tmp_path), threads=1) as engine:
+        analysis = Analysis(Settings(), OnCpu(engine, "a test"))
+        for item in [*items, SeriesEnd(4)]:
+            recorder.put(item)
+            if isinstance(item, SeriesHeader):
+                analysis.begin(item)
+                trackers.append(analysis.tracker)
+            elif isinstance(item, Frame):
+                analysis.start([item])
+                list(analysis.fetch())
+    recorder.close()
+    assert [tracker.sites.pixel_size_nm for tracker in trackers if tracker] == [0.02, 0.0205]
+    assert analysis.report()["counters"]["analysed"] == 20
+    parts = []
+    for path in sorted(tmp_path.glob("*.nxs")):
+        with open_recording(path) as recording:
+            parts.append((recording.header.pixel_size_nm, recording.indices.tolist()))
+    assert parts == [(0.02, list(range(12))), (0.0205, list(range(12, 20)))]
 
 
 def test_strangers_on_the_network_do_no_harm() -> None:

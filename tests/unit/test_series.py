@@ -253,3 +253,46 @@ def test_without_numbers_a_repeated_image_is_still_a_repeated_one() -> None:
     items, faults = run(image(3, None), image(3, None), bad(0, None), image(4, None))
     assert outline(items) == ["header 1", "frame 3", "frame 4"]
     assert faults == {"repeated": 1, "bad-image": 1}
+
+
+def calibrations(items: list[Item]) -> list[tuple[float | None, float | None]]:
+    headers = [item for item in items if isinstance(item, SeriesHeader)]
+    return [(header.pixel_size_nm, header.dose_rate_e_nm2_s) for header in headers]
+
+
+def test_images_that_say_another_calibration_go_on_under_another_header() -> None:
+    said = [(0.02, 100.0), (0.0201, 108.0), (0.021, None), (0.021, 100.0), (0.021, 120.0), (None, None)]
+    images = [
+        image(2 * k, 1, pixel_size_nm=size_nm, dose_rate_e_nm2_s=dose)
+        for k, (size_nm, dose) in enumerate(said)
+    ]
+    items, faults = run(*images, "silence", image(12, 1, dose_rate_e_nm2_s=90.0))
+    assert outline(items) == [
+        *("header 1", "frame 0", "gap 1+1 wire", "frame 2", "end 1"),
+        *("header 1", "gap 3+1 wire", "frame 4", "gap 5+1 wire", "frame 6", "end 1"),
+        *("header 1", "gap 7+1 wire", "frame 8", "gap 9+1 wire", "frame 10", "end 1"),
+        *("header 1", "gap 11+1 wire", "frame 12"),
+    ]
+    assert calibrations(items) == [(0.02, 100.0), (0.021, 100.0), (0.021, 120.0), (0.021, 90.0)]
+    assert faults == {"other-calibration": 3}
+
+
+def test_images_that_say_another_calibration_than_their_start_are_gone_by() -> None:
+    facts = {"pixel_size_nm": 0.02, "exposure_s": 0.1}
+    items, faults = run(start(facts=facts), image(0), image(1, user_data={"pixel_size_nm": 0.03}), image(2))
+    assert outline(items) == ["header 1", "frame 0", "end 1", "header 1", "frame 1", "frame 2"]
+    assert calibrations(items) == [(0.02, None), (0.03, None)]
+    assert [item.exposure_s for item in items if isinstance(item, SeriesHeader)] == [0.1, 0.1]
+    assert faults == {"other-calibration": 1}
+    items, faults = run(start(facts=facts), image(0, pixel_size_nm=0.03), image(1, pixel_size_nm=0.03), end())
+    assert outline(items) == ["header 1", "frame 0", "frame 1", "end 1"]
+    assert calibrations(items) == [(0.03, None)]
+    assert faults == {"other-calibration": 1}
+
+
+def test_a_calibration_that_cannot_be_changes_nothing() -> None:
+    items, faults = run(
+        image(0, pixel_size_nm=0.02), image(1, pixel_size_nm=-1), image(2, pixel_size_nm=0.02)
+    )
+    assert outline(items) == ["header 1", "frame 0", "frame 1", "frame 2"]
+    assert faults == {"bad-facts": 1}
