@@ -149,6 +149,7 @@ _FIELDS: dict[str, dict[str, Check]] = {
         "site_p": fields.vector,
         "site_proposed": fields.flags,
         "drift_yx_px": fields.pair,
+        "lost_frames": fields.count,
         "events": _events,
         "stage_ms": fields.table,
     },

@@ -243,6 +243,7 @@ def test_it_fits_every_screen_and_never_stretches(
         "site_p": np.ones(1, np.float32),
         "site_proposed": np.zeros(1, np.uint8),
         "drift_yx_px": [0.0, 0.0],
+        "lost_frames": 0,
         "events": [],
         "stage_ms": {},
         "picture": np.full((32, 80), 90, np.uint8),

@@ -58,6 +58,7 @@ def frames(draw: st.DrawFn) -> dict[str, Any]:
         "site_p": draw(vectors(len(sites))),
         "site_proposed": draw(npst.arrays("|u1", len(sites), elements=st.integers(0, 1))),
         "drift_yx_px": [draw(st.floats(-1e3, 1e3)), 0.0],
+        "lost_frames": draw(st.integers(0, 10**6)),
         "events": draw(st.lists(events(), max_size=3)),
         "stage_ms": {"network": draw(st.floats(0, 1e3))},
     }
