@@ -31,6 +31,7 @@ DWELL = np.dtype(
         ("begun", "?"),  # its beginning was seen
         ("ended", "?"),  # its end was seen
         ("hopped", "?"),  # its end was a hop
+        ("hop_share", "<f8"),  # the probability of that, given that it ended
         ("coordination", "<i8"),  # occupied neighbours; -1 where not looked up
     ]
 )
@@ -62,7 +63,7 @@ def site_dwells(session: Session, longest_gap: int = LONGEST_GAP) -> np.ndarray:
 
 def uncut(session: Session) -> np.ndarray:
     """The dwells as the events tell them, from the first frame to the last, gaps ignored."""
-    site, t_ns, arrival, hop = _switches(session.events)
+    site, t_ns, arrival, hop, share = _switches(session)
     known_ns = np.concatenate([session.t_ns[:1], session.t_ns[-1:]])
     m = len(session.sites)
     rows_of = _row_ranges(site, m)
@@ -90,6 +91,7 @@ def uncut(session: Session) -> np.ndarray:
     end_ns = np.append(t_ns, known_ns[1])
     dwells["end_ns"] = np.where(ends >= 0, end_ns[ends], known_ns[1])
     dwells["hopped"] = np.append(hop, False)[ends] & dwells["ended"]
+    dwells["hop_share"] = np.append(share, 0.0)[ends] * dwells["ended"]
     dwells["coordination"] = -1
     # two arrivals in a row: what was between them is not known
     following = np.append(dwells["occupied"][1:], False)
@@ -116,6 +118,7 @@ def cut(dwells: np.ndarray, begin_ns: np.ndarray, end_ns: np.ndarray) -> np.ndar
     parts["begun"] &= parts["begin_ns"] > low
     parts["ended"] &= parts["end_ns"] <= high
     parts["hopped"] &= parts["ended"]
+    parts["hop_share"] *= parts["ended"]
     parts["begin_ns"] = np.maximum(parts["begin_ns"], low)
     parts["end_ns"] = np.minimum(parts["end_ns"], high)
     return parts[parts["end_ns"] > parts["begin_ns"]]
@@ -148,6 +151,7 @@ def by_coordination(dwells: np.ndarray, session: Session) -> np.ndarray:
     parts["begun"] &= is_first
     parts["ended"] &= is_last
     parts["hopped"] &= is_last
+    parts["hop_share"] *= is_last
     # every site has a row at the beginning of time, so the row before is its own
     parts["coordination"] = after[change - 1]
     return parts[parts["end_ns"] > parts["begin_ns"]]
@@ -158,15 +162,39 @@ def seconds(dwells: np.ndarray) -> np.ndarray:
     return (dwells["end_ns"] - dwells["begin_ns"]) * 1e-9
 
 
-def _switches(events: np.ndarray) -> tuple[Any, ...]:
-    """Events as switches of single sites (a hop is two), sorted: site, t_ns, arrival, hop."""
+def _switches(session: Session) -> tuple[Any, ...]:
+    """Events as switches of single sites (a hop is two), sorted: site, t_ns, arrival, hop, P(hop) of departures."""
+    events = session.events
     leaves, fills = events[events["from_site"] >= 0], events[events["to_site"] >= 0]
     site = np.concatenate([leaves["from_site"], fills["to_site"]])
     t_ns = np.concatenate([leaves["t_ns"], fills["t_ns"]])
     arrival = np.arange(len(site)) >= len(leaves)
     hop = np.concatenate([leaves["to_site"] >= 0, fills["from_site"] >= 0])
+    share = np.concatenate([_hop_shares(leaves, session.hops), np.zeros(len(fills))])
     order = np.lexsort((arrival, t_ns, site))  # replaced within one frame: it leaves, then the other comes
-    return site[order], t_ns[order], arrival[order], hop[order]
+    return site[order], t_ns[order], arrival[order], hop[order], share[order]
+
+
+def _hop_shares(leaves: np.ndarray, hops: np.ndarray | None) -> np.ndarray:
+    """P(hop) of each departure, given that it happened: the shares of all pairings that it has.
+
+    A pairing is dated like the event it is told with, at most a few frames beside its departure, and no site empties
+    twice in that time: so it is the nearest departure's of its site. Where pairings are not known, hops count whole.
+    """
+    if hops is None or not len(leaves):
+        return (leaves["to_site"] >= 0).astype(np.float64)
+    t_ns = np.concatenate([leaves["t_ns"], hops["t_ns"]])
+    lasted = int(np.ptp(t_ns))
+    site = np.concatenate([leaves["from_site"], hops["from_site"]])
+    key = site * (2 * lasted + 2) + t_ns - t_ns.min()  # of one site never so far apart as of two
+    order = np.argsort(key[: len(leaves)])
+    keys, wanted = key[order], key[len(leaves) :]
+    after = np.searchsorted(keys, wanted)
+    beside = np.clip([after - 1, after], 0, len(keys) - 1)
+    apart = np.abs(keys[beside] - wanted)
+    nearest = order[np.where(apart[0] <= apart[1], *beside)]
+    own = apart.min(axis=0) <= lasted
+    return np.minimum(np.bincount(nearest[own], hops["share"][own], len(leaves)), 1.0)
 
 
 def _born_ns(session: Session) -> np.ndarray:

@@ -57,6 +57,7 @@ class Hop:
     others : of a hop, other pairs that its departure or its arrival may belong to, (from_site, to_site, probability).
         Each pair is told of once in a series: the probabilities of hops and of their others add up to the number of
         hops to be expected.
+    shares : of a hop, that the two belong together given that both happened; then of each of the others.
     """
 
     t_ns: int
@@ -65,6 +66,7 @@ class Hop:
     to_site: int
     probability: float
     others: tuple[tuple[int, int, float], ...] = ()
+    shares: tuple[float, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -225,8 +227,8 @@ class Hopping:
                 continue
             a, b = waiting[departure], waiting[arrival]
             surer = a if a["probability"] > b["probability"] else b
-            this, *others = self._tell(out, into, share, i, j)
-            hops.append(Hop(int(surer["t_ns"]), int(surer["frame"]), *this, tuple(others)))
+            (this, *others), shares = self._tell(out, into, share, i, j)
+            hops.append(Hop(int(surer["t_ns"]), int(surer["frame"]), *this, tuple(others), shares))
             self.counts[2, a["site"]] += 1
             self.counts[3, b["site"]] += 1
             gone[[departure, arrival]] = True
@@ -256,22 +258,23 @@ class Hopping:
 
     def _tell(
         self, out: np.ndarray, into: np.ndarray, share: np.ndarray, i: int, j: int
-    ) -> list[tuple[int, int, float]]:
-        """The pair of departure i and arrival j, then the others of either: from, to, probability. None is told twice:
-        its share is taken from `share` and from what is left of its events."""
+    ) -> tuple[list[tuple[int, int, float]], tuple[float, ...]]:
+        """The pair of departure i and arrival j, then the others of either: from, to, probability; and their shares.
+        None is told twice: its share is taken from `share` and from what is left of its events."""
         waiting = self._waiting
         rivals = [(i, n) for n in np.flatnonzero(share[i]) if n != j]
         rivals += [(k, j) for k in np.flatnonzero(share[:, j]) if k != i]
-        told = []
+        told, shares = [], []
         for k, n in [(i, j), *rivals]:
             start, end, part = waiting[out[k]], waiting[into[n]], share[k, n]
             self._weighted[1, start["site"]] += part * min(start["share"], end["share"])
             both = float(start["probability"] * end["probability"])
             told.append((int(start["site"]), int(end["site"]), both * float(part)))
+            shares.append(float(part))
             waiting["left"][[out[k], into[n]]] -= part
             share[k, n] = 0.0
         waiting["left"] = np.maximum(waiting["left"], 0.0)
-        return told
+        return told, tuple(shares)
 
     def state(self) -> dict[str, np.ndarray]:
         """All that `restore` needs, as copies."""

@@ -41,6 +41,7 @@ class Session:
     spacing_nm : median distance between neighbouring sites.
     neighbours : (m, 8) i8, sites within 1.5 spacings, nearest first, then -1.
     evidence : None where the file is older than what was kept of it, or the series was not looked at again.
+    hops : every pairing that hops may be, `stream.tables.HOPS`; None where the file is older than their shares.
     """
 
     header: SeriesHeader
@@ -54,6 +55,7 @@ class Session:
     spacing_nm: float
     neighbours: np.ndarray
     evidence: Evidence | None = None
+    hops: np.ndarray | None = None
 
     @property
     def yx_nm(self) -> np.ndarray:
@@ -91,13 +93,14 @@ def read_session(path: Path) -> Session:
         with h5py.File(path, "r") as file:
             header = header_from_bytes(str(file.attrs["header"]).encode(), b"")
             sites, events, ledger = (_table(file, name) for name in ("sites", "events", "ledger"))
+            hops = _table(file, "hops") if "hops" in file else None
             evidence = KeptHistories.of(path, file)
     except (OSError, KeyError, ValueError) as error:
         raise RecordingError(
             f"{path} is no result file: expected what hopscope replay writes, got {error}"
         ) from error
     try:
-        return session(header, sites, events, ledger[ledger["state"] == b"analysed"], evidence)
+        return session(header, sites, events, ledger[ledger["state"] == b"analysed"], evidence, hops)
     except RecordingError as error:
         raise RecordingError(f"{path}: {error}") from None
 
@@ -108,6 +111,7 @@ def session(
     events: np.ndarray,
     analysed: np.ndarray,
     evidence: Evidence | None = None,
+    hops: np.ndarray | None = None,
 ) -> Session:
     """A session of tables; `analysed` are the ledger's rows of the frames analysed.
 
@@ -140,7 +144,10 @@ def session(
         and evidence.sites == len(sites)
     )
     kept = evidence if known else None
-    return Session(header, sites, events, frame, t_ns, drift, turn, period_s, apart_nm, beside, kept)
+    if hops is not None:
+        weighed = "share" in (hops.dtype.names or ())
+        hops = _of_one_site(hops, _told(sites, "merged_into")) if weighed else None
+    return Session(header, sites, events, frame, t_ns, drift, turn, period_s, apart_nm, beside, kept, hops)
 
 
 def _told(sites: np.ndarray, name: str) -> np.ndarray:

@@ -7,7 +7,7 @@ high rates fewer than there were. Which it was is in `Counts.source`.
 
 The expected switches of a site are shared out among the numbers of its occupied neighbours frame by frame, each
 switch by the neighbours before it. Which departures are hops only events tell: of a site's departures the share that
-its events were hops, or the mean share where it has none.
+its events were hops, each by the probability of its pairings, or the mean share where it has none.
 """
 
 from __future__ import annotations
@@ -217,10 +217,11 @@ def _expected(fit: _Fit, period_s: float, hop_share: np.ndarray, share: np.ndarr
 
 
 def _hop_share(dwells: np.ndarray, m: int) -> np.ndarray:
-    """(m,) f8, how many of the departures that were seen as events were hops."""
+    """(m,) f8, the share of hops among the departures that were seen as events: one that may have been a hop counts by
+    the probability of that."""
     left = dwells[dwells["ended"] & dwells["occupied"]]
     departures = np.bincount(left["site"], minlength=m)
-    hops = np.bincount(left["site"], left["hopped"], m)
+    hops = np.bincount(left["site"], left["hop_share"], m)
     mean = hops.sum() / max(departures.sum(), 1)
     return np.divide(hops, departures, out=np.full(m, mean), where=departures > 0)
 

@@ -65,6 +65,7 @@ HOPS: Fields = {
         "<f4",
         "that both happened and belong together; over all rows they add up to the hops expected",
     ),
+    "share": ("<f4", "that the two belong together, given that both happened"),
     "to_y_nm": ("<f8", "to where, specimen's frame, nm"),
     "to_x_nm": ("<f8", "to where, specimen's frame, nm"),
 }
@@ -237,8 +238,10 @@ def _event_rows(events: list[Hop], site_yx_nm: np.ndarray) -> np.ndarray:
 
 def _hop_rows(events: list[Hop], site_yx_nm: np.ndarray) -> np.ndarray:
     lines = [
-        (row, k == 0, e.frame, e.t_ns, a, b, *site_yx_nm[a], probability, *site_yx_nm[b])
+        (row, k == 0, e.frame, e.t_ns, a, b, *site_yx_nm[a], probability, share, *site_yx_nm[b])
         for row, e in enumerate(events) if e.kind == "hop"
-        for k, (a, b, probability) in enumerate([(e.from_site, e.to_site, e.probability), *e.others])
+        for k, ((a, b, probability), share) in enumerate(
+            zip([(e.from_site, e.to_site, e.probability), *e.others], e.shares, strict=True)
+        )
     ]  # fmt: skip
     return np.array(lines, table_type(HOPS))

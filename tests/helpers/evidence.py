@@ -9,7 +9,7 @@ import numpy as np
 from stream.hindsight import look_again
 from stream.matching import neighbours, spacing
 from stream.session import Session
-from stream.tables import _event_rows
+from stream.tables import _event_rows, _hop_rows
 from tests.helpers.kinetics import lattice_nm, sites_of, tables_session
 
 
@@ -80,4 +80,5 @@ def looked_session(seen: Seen, yx_nm: np.ndarray | None = None) -> Session:
     for kind, rate in found.hopping.rates(occupancy).items():
         if kind != "hop":
             sites[f"{kind}_rate_hz"], sites[f"{kind}_rate_high_hz"] = rate.rate_hz, rate.high_hz
-    return tables_session(sites, _event_rows(found.events, where), seen.frame, seen.period_s, evidence=seen)
+    events, hops = (rows(found.events, where) for rows in (_event_rows, _hop_rows))
+    return tables_session(sites, events, seen.frame, seen.period_s, evidence=seen, hops=hops)

@@ -91,6 +91,7 @@ def tables_session(
     period_s: float = 0.1,
     dose_rate_e_nm2_s: float | None = None,
     evidence: Evidence | None = None,
+    hops: np.ndarray | None = None,
 ) -> Session:
     """A session of tables, seen in the frames `index`, without drift, in a frame that holds all sites."""
     ledger = np.zeros(len(index), table_type(LEDGER))
@@ -101,4 +102,4 @@ def tables_session(
         1, (side, side), np.dtype("<u2"), frame_period_s=period_s, pixel_size_nm=PIXEL_NM,
         dose_rate_e_nm2_s=dose_rate_e_nm2_s,
     )  # fmt: skip
-    return session(header, sites, events, ledger, evidence)
+    return session(header, sites, events, ledger, evidence, hops)

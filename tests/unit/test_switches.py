@@ -132,6 +132,27 @@ def test_the_classes_of_sites_add_up():
             assert sum(r.at_risk for r in mine) == pytest.approx(row.at_risk)
 
 
+def test_departures_that_may_be_either_ones_hop_count_half():
+    """Again and again a column comes to the middle of three sites as both others empty: either may have been it."""
+    cycle = np.zeros((40, 3), bool)
+    cycle[:10, [0, 2]] = cycle[10:20, 1] = cycle[30:, [0, 2]] = True
+    state = np.tile(cycle, (8, 1))
+    row_nm = np.array([[1.0, 1.0], [1.0, 1.3], [1.0, 1.6]])
+    seen = Seen(np.arange(len(state)), np.where(state, 12.0, -12.0).astype(np.float32))
+    session = looked_session(seen, row_nm)
+    best = session.events[session.events["kind"] == b"hop"]["from_site"]
+    assert sorted(np.bincount(best, minlength=3)) == [0, 0, 8], "an event has to name one of them"
+    counts = of_sites(whole(session))
+    share = counts.events[3] / counts.events[2]
+    np.testing.assert_allclose(share, [0.5, 0.0, 0.5], atol=0.01)
+    together = sum(counts.events[3].sum() for counts in of_coordination(whole(session)))
+    assert together == pytest.approx(counts.events[3].sum(), rel=0.05)
+    half = of_sites(within(session, 0, float(session.t_ns[160] * 1e-9)))
+    np.testing.assert_allclose(half.events[3] / half.events[2], [0.5, 0.0, 0.5], atol=0.01)
+    older = of_sites(whole(replace(session, hops=None)))
+    assert sorted((older.events[3] / older.events[2]).tolist()) == pytest.approx([0, 0, 1])
+
+
 def test_a_change_of_rate_is_not_smoothed_away():
     """Twice the rate in the second half: each half is told by its own frames, at any dose."""
     halves = [simulated(rate, DOSES[30], 40, 500, seed=7)[0] for rate in (0.03, 0.06)]

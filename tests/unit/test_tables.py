@@ -76,8 +76,8 @@ def test_occupancy_follows_the_column_that_left(written: tuple[Path, Tracker]) -
 def test_hops_hold_every_reading_of_an_event() -> None:
     events = [
         Hop(0, 0, -1, 2, 0.9),
-        Hop(10**8, 1, 0, 1, 0.6, ((0, 2, 0.3), (2, 1, 0.1))),
-        Hop(2 * 10**8, 2, 1, 0, 0.9),
+        Hop(10**8, 1, 0, 1, 0.6, ((0, 2, 0.3), (2, 1, 0.1)), (0.6, 0.3, 0.1)),
+        Hop(2 * 10**8, 2, 1, 0, 0.9, shares=(1.0,)),
     ]
     hops = _hop_rows(events, np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))
     assert hops["event"].tolist() == [1, 1, 1, 2]
@@ -138,7 +138,11 @@ def test_a_failed_replay_leaves_nothing_that_looks_whole(tmp_path: Path) -> None
 def test_export_writes_what_trackpy_and_people_open(written: tuple[Path, Tracker], tmp_path: Path) -> None:
     files = export_result(written[0], tmp_path / "csv", tmp_path / "png")
     maps = ("occurrence", "raw_events", "events", "rate", "residence")
-    assert {f.name for f in files} == {*(f"{name}.csv" for name in TABLES), *(f"{name}.png" for name in maps)}
+    assert {f.name for f in files} == {
+        *(f"{name}.csv" for name in TABLES),
+        *(f"{name}.png" for name in maps),
+        "dwells.png",
+    }
     with (tmp_path / "csv" / "columns.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert {"y", "x", "frame", "particle", "size"} <= rows[0].keys()
