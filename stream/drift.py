@@ -17,6 +17,7 @@ import numpy as np
 from stream.matching import cells
 from stream.rigid import BESIDE, GATE, cast_votes, count, settle, turn_between, turned
 
+SEVERAL = 2  # columns: so many hardly ever leave in one frame, which is blank rather; of a single one nobody can tell
 _ALPHA = 0.05  # of the running mean of unpartnered points
 _LEAP = 0.2  # of the spacing, from one frame to the next: so far a lattice is easily mistaken by one column
 _FARTHEST_RAD = (
@@ -77,7 +78,8 @@ class Drift:
     ----------
     shape_yx : of the frames.
     reach_px : the largest jump looked for; by default half of the frame's shorter side.
-    least : columns and sites needed to measure a shift; with fewer, the specimen is taken to rest.
+    least : columns and sites needed to measure a shift; with fewer, the specimen is taken to rest. A frame is lost then
+        if nothing at all is found of two sites or more; and of so many sites, if not half are found where they were.
     """
 
     def __init__(self, shape_yx: tuple[int, int], reach_px: float | None = None, least: int = 5) -> None:
@@ -109,11 +111,16 @@ class Drift:
         yx = self._upright(as_seen)
         reference = np.ascontiguousarray(reference_yx_px, np.float64)
         if len(reference) < self.least:
-            return self._give(self._yx_px, float("nan"), 0, measured=False, lost=False)
-        if len(yx) < self.least:
-            return self._give(self._yx_px, float("nan"), 0, measured=False, lost=True)
-
+            blank = not len(yx) and len(reference) >= SEVERAL
+            return self._give(self._yx_px, float("nan"), 0, measured=False, lost=blank)
         known = _Known(reference, cells(reference, BESIDE * spacing_px), spacing_px)
+        if len(yx) < self.least:
+            matched, _, in_view, _, _ = count(
+                yx, reference, known.cells, self._yx_px, self._seen, self._shape, spacing_px
+            )
+            rests = matched >= max(SEVERAL, 0.5 * in_view)  # four columns may have been at five places
+            return self._give(self._yx_px, float("nan"), matched, measured=False, lost=not rests)
+
         fit = self._fit(yx, known, self._yx_px)
         usual = self._unmatched[0]
         far = np.hypot(*(fit.shift - self._yx_px)) > _LEAP * spacing_px

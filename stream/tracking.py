@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stream.appearance import Appearance
-from stream.drift import Drift, Shift
+from stream.drift import SEVERAL, Drift, Shift
 from stream.emission import Emission
 from stream.hopping import Hop, Hopping
 from stream.lattice import empty_places
@@ -163,10 +163,11 @@ class Tracker:
             )
         self.occupancy.elapsed_s(frame, t_ns)  # refuses what is out of order
 
-        reference_nm, trusted = self._reference()
+        reference_nm, occupied, trusted = self._reference()
         pixel_nm = self.sites.pixel_size_nm
         shift = self.drift.update(yx_px, reference_nm / pixel_nm, self.sites.spacing_px)
-        lost = shift.lost and trusted
+        blank = not len(yx_px) and occupied >= SEVERAL
+        lost = shift.lost and (trusted or blank)
         begun = []
         if trusted and not lost:
             self._tidy(frame)
@@ -310,16 +311,17 @@ class Tracker:
         self.occupancy.add(ratio[:, new], seen[:, new], begun.empty_frames[new])
         return Past(begun.site, np.where(seen, ratio, np.nan), begun.empty_frames)
 
-    def _reference(self) -> tuple[np.ndarray, bool]:
-        """Where columns are expected (k, 2) in nm, and whether not to find them means being lost.
+    def _reference(self) -> tuple[np.ndarray, int, bool]:
+        """Where columns are expected (k, 2) in nm, of how many that is sure, and whether not to find them means being
+        lost.
 
         While most places are mere candidates, they count as well.
         """
         occupied = self.sites.yx_nm[self.occupancy.p_occupied > 0.5]
         candidates = self.sites.candidates_yx_nm
         if len(occupied) >= max(self.drift.least, len(candidates)):
-            return occupied, True
-        return np.concatenate([occupied, candidates]), False
+            return occupied, len(occupied), True
+        return np.concatenate([occupied, candidates]), len(occupied), False
 
     def state(self) -> dict[str, np.ndarray]:
         """All that `restore` needs to go on after a crash, as copies; names are "stage/array"."""

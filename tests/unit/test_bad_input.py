@@ -84,6 +84,42 @@ def test_an_empty_frame_is_no_time_observed_and_no_event() -> None:
     assert now.departures[real].max() < 0.001
 
 
+FEW = np.array([[100.0, 100.0], [100.0, 112.5], [300.0, 120.0], [150.0, 400.0]])
+
+
+@pytest.mark.parametrize("columns", [2, 3, 4])
+def test_an_empty_frame_of_a_few_columns_is_no_event_either(columns: int) -> None:
+    there, tracker = FEW[:columns], Tracker(SHAPE, 0.02, 0.02)
+    events = followed(tracker, there, 0, 50)
+    for index in range(50, 55):
+        assert tracker.update(index, index * PERIOD_NS, np.empty((0, 2))).shift.lost
+    events += followed(tracker, there, 55, 100, seed=3) + tracker.finish()
+    assert events == []
+    now, real = tracker.occupancy.snapshot(), ~tracker.sites.proposed
+    assert np.count_nonzero(real) == columns
+    assert now.observed_s[real] / 0.02 == pytest.approx(95, abs=1)
+    assert now.departures[real].max() < 0.01
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3, 4])
+def test_a_few_columns_that_hop_and_leave_are_followed(columns: int) -> None:
+    """The first hops to the next place and back; then all leave, one after the other, and nothing is left."""
+    there, tracker = FEW[[0, 2, 3, 1]][:columns], Tracker(SHAPE, 0.02, 0.02)
+    away = there.copy()
+    away[0] += (12.5, 0.0)
+    events, last = [], 0
+    for at in (there, away, there, *(there[k:] for k in range(1, columns + 1))):
+        events += followed(tracker, at, last, last + 50, seed=last + 1)
+        last += 50
+    events += tracker.finish()
+    assert [event.frame for event in events if event.kind == "hop"] == [50, 100]
+    left = [event.frame for event in events if event.kind == "disappear"]
+    assert left == list(range(150, last, 50))
+    now = tracker.occupancy.snapshot()
+    real = now.occupied_s > 0.5
+    assert now.observed_s[real] / 0.02 == pytest.approx(last, abs=60)  # empty frames after the last tell, too
+
+
 def test_missing_frames_are_no_time_observed_and_their_time_passes() -> None:
     """A site that is occupied before a gap of 500 frames and empty after it left once, in one frame's time at most."""
     there, tracker = particle(80), Tracker(SHAPE, 0.02, 0.02)

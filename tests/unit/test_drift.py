@@ -153,6 +153,28 @@ def test_too_few_sites_to_measure_are_not_lost():
     np.testing.assert_array_equal(shift.yx_px, [0.0, 0.0])
 
 
+@pytest.mark.parametrize(("known", "lost"), [(0, False), (1, False), (2, True), (4, True)])
+def test_a_blank_frame_of_few_sites_is_lost_unless_one_column_may_just_have_left(
+    known: int, lost: bool
+) -> None:
+    sites = particle(110)[:known]
+    shift = Drift(SHAPE).update(np.empty((0, 2)), sites, SPACING_PX)
+    assert not shift.measured
+    assert shift.lost == lost
+    if known:  # anything that is seen tells that it is no blank
+        assert not Drift(SHAPE).update(sites[:1], sites, SPACING_PX).lost
+
+
+def test_columns_too_few_to_measure_a_shift_are_no_lost_frame_where_they_are_at_rest() -> None:
+    """A few columns that hop were soon at more places than they are many."""
+    sites = particle(110)[::9][:6]
+    for found, lost in ((4, False), (3, False), (2, True), (0, True)):
+        shift = Drift(SHAPE).update(sites[:found] + 0.2, sites, SPACING_PX)
+        assert not shift.measured
+        assert shift.lost == lost
+    assert Drift(SHAPE).update(sites[:4] + 40.0, sites, SPACING_PX).lost
+
+
 def test_goes_on_from_its_state():
     rng = np.random.default_rng(5)
     sites, drift = particle(110), Drift(SHAPE)
