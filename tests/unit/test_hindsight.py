@@ -137,11 +137,12 @@ def test_nothing_cannot_be_looked_at_again():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strength", [100.0, 25.0, 6.6])
-@pytest.mark.parametrize("rate", [0.003, 0.01, 0.03, 0.1])
+@pytest.mark.parametrize("rate", [0.001, 0.003, 0.01, 0.03, 0.1])
 def test_rates_of_five_hundred_sessions(strength, rate):
-    """The bars: 5 % of bias, and 92 to 98 % of 95 % intervals that hold the truth."""
+    """The bars: 5 % of bias, and 92 to 98 % of 95 % intervals that hold the truth. Of one switch per site, Garwood's
+    intervals hold it more often than they must."""
     bias, covered = rates_of(rate, strength, repeats=500, frames=2000, seed=2)
     print(f"strength {strength}, rate {rate}: bias {bias:+.4f}, covered {covered}")
     assert abs(bias) < 0.05
     for share in covered.values():
-        assert 0.92 < share < 0.985
+        assert 0.92 < share < (0.985 if rate > 0.001 else 0.995)

@@ -74,10 +74,17 @@ def test_rates_are_unbiased_and_their_intervals_honest(rate):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("strength", "rate"),
-    [(strength, rate) for strength in (100.0, 25.0) for rate in (0.003, 0.01, 0.03, 0.1)],
+    [
+        *((strength, rate) for strength in (100.0, 25.0) for rate in (0.001, 0.003, 0.01, 0.03, 0.1)),
+        *((6.6, rate) for rate in (0.01, 0.03)),
+    ],
 )
 def test_rates_of_five_hundred_sessions(strength, rate):
-    """The bars: 5 % of bias, and 92 to 98 % of 95 % intervals that hold the truth."""
+    """The bars: 5 % of bias, and 92 to 98 % of 95 % intervals that hold the truth.
+
+    Of evidence as weak as at 30 e/Å² they hold for some rates only, live: a third too high at 0.001 per frame, an
+    eighth too low at 0.1. A series that is looked at again has no such bias (test_hindsight).
+    """
     bias, covered = rates_of(rate, strength, repeats=500, frames=2000, seed=2)
     assert abs(bias) < 0.05
     assert 0.92 < covered < 0.98

@@ -97,15 +97,16 @@ def test_sites_that_switch_too_fast_for_the_likelihood_are_counted(rate, sites):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dose", DOSES)
-@pytest.mark.parametrize("rate", [0.003, 0.01, 0.03, 0.1])
+@pytest.mark.parametrize("rate", [0.001, 0.003, 0.01, 0.03, 0.1])
 def test_rates_of_three_hundred_sessions(dose, rate):
-    """The bars: 5 % of bias, and 92 to 98 % of 95 % intervals that hold the truth, less chance among 72."""
+    """The bars: 5 % of bias, beside what the truth itself scatters by, and 92 to 98 % of 95 % intervals that hold the
+    truth, less chance among 72. Of one switch per site, Garwood's intervals hold it more often than they must."""
     session = looked_session(simulated(rate, DOSES[dose], 1800, 2000, seed=3)[0])
     for sites, least in ((6, 0.92), (25, 0.88)):
         bias, covered = of_sessions(session, rate, sites)
         print(f"{dose} e/Å², rate {rate}, {sites} sites: bias {bias:+.4f}, {covered:.3f} covered")
-        assert abs(bias) < 0.05
-        assert least < covered <= 0.985
+        assert abs(bias) < 0.05 + 2 / np.sqrt(rate * 0.5 * 2000 * 1800)
+        assert least < covered <= (0.985 if rate > 0.001 else 0.995)
 
 
 def test_a_site_has_the_rates_of_the_table_of_sites():
