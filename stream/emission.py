@@ -21,6 +21,7 @@ _MOST = float(np.log(_HIGHEST[1] / _LOWEST[0]))  # that one frame says
 _ALL = slice(None)
 _POOL_FRAMES = 500.0  # weight of the start values against all sites together, in site-frames
 _SITE_FRAMES = 5.0  # weight of the common value against one site's own record
+_REFRESH = 1, 10  # updates after which worths are made anew: a tenth of all so far, within these
 
 
 @njit(cache=True, nogil=True)
@@ -92,6 +93,7 @@ class Emission:
         self._keep = 1.0 - 1.0 / memory_frames
         self._seen = np.zeros((*self._start.shape, 0))  # frames of either state that showed a level, per site
         self._known: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._learned = np.zeros(2, np.int64)  # updates, and those when the worths were made
 
     @property
     def pooled(self) -> np.ndarray:
@@ -110,9 +112,11 @@ class Emission:
         return self._worth()[2]
 
     def _worth(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """As the function; made anew when something was learned since."""
-        if self._known is None:
+        """As the function; made anew when sites came, or enough was learned since."""
+        learned, made = self._learned
+        if self._known is None or learned - made >= np.clip(learned // 10, *_REFRESH):
             self._known = _worth(self.pooled, self._seen, self._hits)
+            self._learned[1] = learned
         return self._known
 
     def add(self, sites: int) -> None:
@@ -157,13 +161,15 @@ class Emission:
         One step of the EM algorithm, online: what was seen counts for either state by its probability.
         """
         _learn(code, p_occupied, self._keep, self._seen)
-        self._known = None
+        self._learned[0] += 1
 
     def state(self) -> dict[str, np.ndarray]:
         """All that `restore` needs, as copies."""
-        return {"seen": self._seen.copy()}
+        hit, ratio, told = self._worth()
+        known = {"hit": hit.copy(), "ratio": ratio.copy(), "told": told.copy()}
+        return {"seen": self._seen.copy(), "learned": self._learned.copy(), **known}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Go on from a `state()` of an Emission made with the same arguments."""
-        self._seen = np.array(state["seen"])
-        self._known = None
+        self._seen, self._learned = np.array(state["seen"]), np.array(state["learned"])
+        self._known = tuple(np.array(state[name]) for name in ("hit", "ratio", "told"))  # type: ignore[assignment]

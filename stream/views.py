@@ -85,31 +85,28 @@ class Views:
         self._last[-1] = (*shift_yx_px, turn_rad, 0.0 if lost else 1.0)
 
     def show(
-        self,
-        yx_nm: np.ndarray,
-        spacing_px: float,
-        shift_yx_px: np.ndarray,
-        turn_rad: float = 0.0,
-        margin: float = _MARGIN,
+        self, yx_nm: np.ndarray, spacing_px: float, shift_yx_px: np.ndarray, turn_rad: float = 0.0
     ) -> np.ndarray:
-        """(n,) bool: whether specimen positions lie in a frame so shifted and turned, `margin` spacings from its
-        border, and not where the camera is blind."""
-        yx_px = turned(yx_nm / self._pixel_size_nm + shift_yx_px, turn_rad, (self._shape - 1) / 2)
+        """(n,) bool: whether specimen positions lie in a frame so shifted and turned, away from its border, and not
+        where the camera is blind."""
+        return self._show(yx_nm, spacing_px, np.array([[*shift_yx_px, turn_rad]]), _MARGIN)[0]
+
+    def _show(self, yx_nm: np.ndarray, spacing_px: float, views: np.ndarray, margin: float) -> np.ndarray:
+        """(k, n) bool, as `show`, of frames shifted and turned by views (k, 3); `margin` spacings from the border."""
+        yx_px = (yx_nm / self._pixel_size_nm + views[:, None, :2]).reshape(-1, 2)
+        yx_px = turned(yx_px, np.repeat(views[:, 2], len(yx_nm)), (self._shape - 1) / 2)
         seen = _in_frame(yx_px, margin * spacing_px, self._shape)
         if self._blind is not None:
             seen &= ~self._blind.hide(yx_px, GATE * spacing_px)
-        return seen
+        return seen.reshape(len(views), -1)
 
     def missed(self, yx_nm: np.ndarray, spacing_px: float) -> np.ndarray:
         """(memory, n) u1, MISSED or UNOBSERVED: what the last frames say of places without a column, oldest first.
 
         At the very border they say nothing: a column found just outside would have opened nothing.
         """
-        code = np.empty((len(self._last), len(yx_nm)), np.uint8)
-        for row, (y, x, turn_rad, observed) in zip(code, self._last, strict=True):
-            shown = self.show(yx_nm, spacing_px, np.array([y, x]), turn_rad, _MARGIN + GATE)
-            row[:] = np.where(shown & (observed > 0), MISSED, UNOBSERVED)
-        return code
+        shown = self._show(yx_nm, spacing_px, self._last[:, :3], _MARGIN + GATE)
+        return np.where(shown & (self._last[:, 3:] > 0), MISSED, UNOBSERVED).astype(np.uint8)
 
     def before(self, yx_nm: np.ndarray, spacing_px: float) -> np.ndarray:
         """(n,) f8, how many of the frames before the last ones showed places, not at their very border."""
@@ -117,10 +114,7 @@ class Views:
             return np.zeros(len(yx_nm))
         frames = np.array(list(self._before.values()), np.float64)
         views = np.array(list(self._before), np.float64) * self._steps
-        return frames @ [
-            self.show(yx_nm, spacing_px, np.array([y, x]), turn_rad, _MARGIN + GATE)
-            for y, x, turn_rad in views
-        ]
+        return frames @ self._show(yx_nm, spacing_px, views, _MARGIN + GATE)
 
     @property
     def _steps(self) -> np.ndarray:
