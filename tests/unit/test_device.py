@@ -82,9 +82,9 @@ def same(found: Found | None, wanted: Columns, within_px: float = 0.01) -> None:
     apart_px, own = cKDTree(wanted.yx_px).query(got.yx_px)  # in whatever order
     assert len(np.unique(own)) == len(own)
     assert np.quantile(apart_px, 0.98) <= within_px
-    assert (
-        apart_px.max() <= 0.05
-    )  # an image differs by 1e-4, which may be one step of an activation in eight bits
+    # an image differs by 1e-4: one step of an activation in eight bits, or, of two pixels equally high, the
+    # other one for the middle of the fit
+    assert apart_px.max() <= 0.1
     np.testing.assert_allclose(got.score, wanted.score[own], atol=2e-3)
     np.testing.assert_array_equal(got.kind, wanted.kind[own])
 
