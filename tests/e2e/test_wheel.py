@@ -48,6 +48,7 @@ def test_the_wheel_carries_engines_page_and_example_settings(wheel: Path) -> Non
     assert not [n for n in names if n.startswith("tests/")]
 
 
+@pytest.mark.slow  # a fresh environment, in which everything is compiled anew; CI runs it
 def test_the_demo_runs_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> None:
     environment = tmp_path / "venv"
     venv.create(environment, with_pip=True)
