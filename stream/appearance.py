@@ -38,13 +38,33 @@ _REFRESH = 5, 50  # updates from one renewal of the filters to the next: a tenth
 _MOST = 12.0  # no single frame says more than this
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _take_in(patch, state, looked, age, frames, total):
-    """Add patches (m, samples) to the sums (2, m, samples) of either state by its probability (2, m); forget a little.
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _filtered(patch, matched, offset):
+    """(m,) f8, log ratios of patches (m, samples) by the matched filters, whatever noise a site is in."""
+    out = np.empty(len(patch))
+    for k in range(len(patch)):
+        total = np.float32(0)
+        for i in range(patch.shape[1]):
+            total += patch[k, i] * matched[k, i]
+        out[k] = total - offset[k]
+    return out
 
-    What was made of the first frames must not be held for what they showed: a young site forgets sooner.
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _take_in(patch, ratio, told, state, looked, age, frames, total, excess):
+    """Learn from patches (m, samples), for either state by its probability (2, m); all that was learned is renewed.
+
+    `total` (2, m, samples) and `frames` (2, m): forgotten a little, then added to. What was made of the first frames
+    must not be held for what they showed: a young site forgets sooner. `excess` (m,): how far log ratios lie from what
+    is expected of either state, ± half of what they are worth; the square of that should be their worth, on average.
     """
     for k in range(len(looked)):
+        memory = min(max(_FORGET * age[k], _SHORTEST), _MEMORY_FRAMES)
+        if told[k] > 0:
+            off = (
+                state[0, k] * (ratio[k] + 0.5 * told[k]) ** 2 + state[1, k] * (ratio[k] - 0.5 * told[k]) ** 2
+            )
+            excess[k] += (state[0, k] + state[1, k]) / memory * (off / max(told[k], 1e-9) - excess[k])
         age[k] += looked[k]
         keep = 1.0 - 1.0 / min(max(_FORGET * age[k], _SHORTEST), _MEMORY_FRAMES)
         for s in range(2):
@@ -52,6 +72,37 @@ def _take_in(patch, state, looked, age, frames, total):
             old, new = np.float32(keep), np.float32(state[s, k])
             for i in range(patch.shape[1]):
                 total[s, k, i] = total[s, k, i] * old + new * patch[k, i]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _left_over(patch, state, frames, total, noise):
+    """Add to `noise` (samples, samples) what the means leave over, for either state by its probability (2, m), at some
+    of the sites; returns the site-frames that were heard."""
+    samples = patch.shape[1]
+    heard = np.empty(len(patch), np.int64)
+    n = 0
+    for k in range(len(patch)):
+        if (state[0, k] > 0 and frames[0, k] >= _ENOUGH_FRAMES) or (
+            state[1, k] > 0 and frames[1, k] >= _ENOUGH_FRAMES
+        ):
+            heard[n] = k
+            n += 1
+    left, frames_heard = np.empty(samples), 0.0
+    for k in heard[: n : 1 + n // _NOISE_SITES]:
+        for s in range(2):
+            weight = state[s, k] if frames[s, k] >= _ENOUGH_FRAMES else 0.0
+            if weight <= 0:
+                continue
+            frames_heard += weight
+            weight *= frames[s, k] / (
+                frames[s, k] + 1.0
+            )  # a mean of n frames leaves (n + 1) / n of the variance
+            for i in range(samples):
+                left[i] = patch[k, i] - total[s, k, i] / frames[s, k]
+            for i in range(samples):
+                for j in range(samples):
+                    noise[i, j] += weight * left[i] * left[j]
+    return frames_heard
 
 
 class Appearance:
@@ -123,13 +174,9 @@ class Appearance:
         self._looked[self._newest] = observed
         patch = self._past[self._newest]
         look(picture.image, picture.to_image_px(yx_px), observed, int(self._step_px[0]), patch)
-        ratio = self._filtered(patch)
+        ratio = _filtered(patch, self._filter, self._offset)
         doubt = np.maximum(self._excess, 1.0)
         return np.where(observed, np.clip(ratio / doubt, -_MOST, _MOST), 0.0), self._told / doubt
-
-    def _filtered(self, patch: np.ndarray) -> np.ndarray:
-        """(m,) f8, log ratios of patches (m, samples) by the matched filters, whatever noise a site is in."""
-        return np.einsum("kp,kp->k", patch, self._filter) - self._offset
 
     def skip(self) -> None:
         """A frame without a picture, or in which no site could be told."""
@@ -146,38 +193,24 @@ class Appearance:
         if not looked.any():
             return
         state = np.stack([1.0 - p_occupied, p_occupied]) * looked
-        self._learn_excess(patch, state)
         self._learn_noise(patch, state)
-        _take_in(patch, state, looked, self._age, self._frames, self._sum)
+        ratio = _filtered(patch, self._filter, self._offset)
+        _take_in(
+            *(patch, ratio, self._told, state, looked), *(self._age, self._frames, self._sum, self._excess)
+        )
         self._updates[0] += 1
-        learned, renewed = self._updates
-        if learned - renewed >= np.clip(learned // 10, *_REFRESH):
+        learned, renewed = self._updates.tolist()
+        least, most = _REFRESH
+        if learned - renewed >= min(max(learned // 10, least), most):
             self._renew()
 
     def _learn_noise(self, patch: np.ndarray, state: np.ndarray) -> None:
-        """What the means leave over, for either state by its probability (2, m), at some of the sites."""
-        heard = np.flatnonzero(((state > 0) & (self._frames >= _ENOUGH_FRAMES)).any(axis=0))
-        chosen = heard[:: 1 + len(heard) // _NOISE_SITES]
-        frames = self._frames[:, chosen]
-        weight = state[:, chosen] * (frames >= _ENOUGH_FRAMES)
-        weight *= frames / (frames + 1.0)  # a mean of n frames leaves (n + 1) / n of the variance
-        mean = self._sum[:, chosen] / np.maximum(frames, 1e-9)[:, :, None]
-        left = ((patch[chosen] - mean) * np.sqrt(weight)[:, :, None]).reshape(-1, SAMPLES)
-        heard_frames = float((state[:, chosen] * (frames >= _ENOUGH_FRAMES)).sum())
+        """What the means leave over: the older the less of it counts."""
+        left = np.zeros_like(self._noise)
+        heard_frames = _left_over(patch, state, self._frames, self._sum, left)
         keep = 1.0 - heard_frames / (_NOISE_FRAMES + heard_frames)
-        self._noise = self._noise * keep + left.T @ left
+        self._noise = self._noise * keep + left
         self._noise_frames[0] = self._noise_frames[0] * keep + heard_frames
-
-    def _learn_excess(self, patch: np.ndarray, state: np.ndarray) -> None:
-        """How far log ratios lie from what is expected of either state, ± half of what they are worth: the square of
-        that should be their worth, on average."""
-        told = self._told
-        known = told > 0
-        ratio = self._filtered(patch)
-        off = state[0] * (ratio + 0.5 * told) ** 2 + state[1] * (ratio - 0.5 * told) ** 2
-        weight = state.sum(axis=0) * known
-        keep = 1.0 - weight / np.clip(_FORGET * self._age, _SHORTEST, _MEMORY_FRAMES)
-        self._excess += (1 - keep) * (np.where(known, off / np.maximum(told, 1e-9), 1.0) - self._excess)
 
     def _renew(self) -> None:
         """Make the filters anew from what was learned."""
@@ -209,7 +242,7 @@ class Appearance:
         # means of few frames differ by chance alone: that part of the strength is none (W. James, C. Stein, 1961)
         chance = SAMPLES * (1.0 / weight).sum(axis=0)
         worth = np.maximum(0.0, 1.0 - chance / np.maximum(strength, 1e-9))
-        self._filter = (white * worth[:, None]).astype(np.float32)
+        self._filter = np.ascontiguousarray(white * worth[:, None], np.float32)
         self._offset = np.einsum("kp,kp->k", self._filter, 0.5 * (empty + occupied))
         self.strange = strange
         self._told = np.where(frames.sum(axis=0) >= _ENOUGH_FRAMES, strength * worth, 0.0)

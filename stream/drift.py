@@ -26,6 +26,7 @@ _FARTHEST_RAD = (
 _ANGLES = 2  # tried per lost frame, each as long as the search for a jump
 _RECOGNIZED = 12  # matched columns at least: many angles are tried, and few columns fit somewhere
 _NEXT = 1.7  # of the spacing: the places of the lattice beside this one
+_OUTLINE = 0.5  # of √columns: so many fit worse one place of the lattice further on; two for each row across, if round
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +125,10 @@ class Drift:
         fit = self._fit(yx, known, self._yx_px)
         usual = self._unmatched[0]
         far = np.hypot(*(fit.shift - self._yx_px)) > _LEAP * spacing_px
-        if not fit.good or far or fit.unmatched > _more(usual, 2.0):
+        outline = _OUTLINE * np.sqrt(len(yx))
+        if not fit.good or far or fit.unmatched > max(_more(usual, 2.0), usual + 2.0 * outline):
             fit = self._search(yx, known, fit, self.reach_px)
-        elif fit.unmatched > _more(usual, 1.0):  # perhaps it jumped from one place of the lattice to the next
+        elif fit.unmatched > max(_more(usual, 1.0), usual + outline):  # perhaps it jumped to the next place
             fit = self._search(yx, known, fit, _NEXT * spacing_px)
         if not fit.good:
             fit = self._search_turned(as_seen, known, fit)

@@ -61,6 +61,16 @@ def _worth(pooled, seen, hits):
     return hit, ratio, told
 
 
+@njit(cache=True, nogil=True)
+def _each(ratio, code):
+    """Of log ratios (1 + levels, b), those that codes (k, b) say."""
+    out = np.empty(code.shape)
+    for i in range(code.shape[0]):
+        for k in range(code.shape[1]):
+            out[i, k] = ratio[code[i, k], k]
+    return out
+
+
 class Emission:
     """What each level is worth; refined from the smoothed occupancy.
 
@@ -113,8 +123,9 @@ class Emission:
 
     def _worth(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As the function; made anew when sites came, or enough was learned since."""
-        learned, made = self._learned
-        if self._known is None or learned - made >= np.clip(learned // 10, *_REFRESH):
+        learned, made = self._learned.tolist()
+        least, most = _REFRESH
+        if self._known is None or learned - made >= min(max(learned // 10, least), most):
             self._known = _worth(self.pooled, self._seen, self._hits)
             self._learned[1] = learned
         return self._known
@@ -153,7 +164,7 @@ class Emission:
         (..., b) f8; 0 where a site was not observed.
         """
         ratio = self._worth()[1][:, site]
-        return ratio[code, np.arange(ratio.shape[1])]
+        return _each(ratio, np.atleast_2d(code)).reshape(code.shape)
 
     def learn(self, code: np.ndarray, p_occupied: np.ndarray) -> None:
         """Refine from codes (m,) and the smoothed P(occupied) (m,) of the same frame.

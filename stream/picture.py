@@ -55,6 +55,8 @@ def highest(background, yx, wanted, reach):
             continue
         y, x = int(np.rint(yx[k, 0])), int(np.rint(yx[k, 1]))
         lowest = np.float32(1)
+        if 0 <= y < ny and 0 <= x < nx and _is_least(background, y, x):
+            lowest = min(lowest, background[y, x])  # of a column it mostly is this one: no other needs a look
         for i in range(max(y - reach, 0), min(y + reach + 1, ny)):
             for j in range(max(x - reach, 0), min(x + reach + 1, nx)):
                 value = background[i, j]

@@ -211,9 +211,10 @@ class Tracker:
     ) -> np.ndarray:
         """(m,) f8, log ratios by the best witness: a site's picture, where it is known how the site looks; else the
         network's map; where there is neither, whether a column was found (m,)."""
-        evidence, spacing_px = self.emission.log_ratio(code), self.sites.spacing_px
+        spacing_px = self.sites.spacing_px
         if picture is None or picture.background is None:
             self.reading.skip()
+            evidence = self.emission.log_ratio(code)
         else:
             evidence = self.reading.log_ratio(picture, site_yx_px, observed, spacing_px)
         if picture is None:

@@ -9,7 +9,6 @@ import numpy as np
 from numba import njit
 
 from stream.places import GATE, MISSED, UNOBSERVED
-from stream.rigid import turned
 
 _MARGIN = 0.5  # of the spacing: nearer to the border, detection is not to be trusted
 _BLIND = 0.25  # of the pixels around a place: if so many are bad, it is not seen
@@ -17,16 +16,26 @@ _VIEW_PX = 4.0  # where the frame's corners lay in the past is remembered so clo
 _MOST_VIEWS = 4096  # of these; with more of them, they are remembered less closely
 
 
-@njit(cache=True, nogil=True)
-def _in_frame(yx_px, margin_px, shape):
-    """(n,) bool, whether positions (n, 2) lie in a frame, so far from its border."""
-    inside = np.empty(len(yx_px), np.bool_)
-    for k in range(len(yx_px)):
-        y, x = yx_px[k, 0], yx_px[k, 1]
-        inside[k] = (margin_px <= y <= shape[0] - 1 - margin_px) and (
-            margin_px <= x <= shape[1] - 1 - margin_px
-        )
-    return inside
+@njit(cache=True, nogil=True, error_model="numpy")
+def _shown(yx_nm, pixel_size_nm, views, margin_px, shape):
+    """Positions (n, 2) in frames shifted and turned by views (k, 3): (k, n, 2) px, and (k, n) bool, whether they lie in
+    the frame, so far from its border."""
+    n = len(yx_nm)
+    yx_px, inside = np.empty((len(views), n, 2)), np.empty((len(views), n), np.bool_)
+    for v in range(len(views)):
+        cosine, sine = np.cos(views[v, 2]), np.sin(views[v, 2])
+        for k in range(n):
+            y = yx_nm[k, 0] / pixel_size_nm + views[v, 0] - 0.5 * (shape[0] - 1)
+            x = yx_nm[k, 1] / pixel_size_nm + views[v, 1] - 0.5 * (shape[1] - 1)
+            py, px = (
+                cosine * y + sine * x + 0.5 * (shape[0] - 1),
+                cosine * x - sine * y + 0.5 * (shape[1] - 1),
+            )
+            yx_px[v, k, 0], yx_px[v, k, 1] = py, px
+            inside[v, k] = (margin_px <= py <= shape[0] - 1 - margin_px) and (
+                margin_px <= px <= shape[1] - 1 - margin_px
+            )
+    return yx_px, inside
 
 
 class BlindSpots:
@@ -93,12 +102,12 @@ class Views:
 
     def _show(self, yx_nm: np.ndarray, spacing_px: float, views: np.ndarray, margin: float) -> np.ndarray:
         """(k, n) bool, as `show`, of frames shifted and turned by views (k, 3); `margin` spacings from the border."""
-        yx_px = (yx_nm / self._pixel_size_nm + views[:, None, :2]).reshape(-1, 2)
-        yx_px = turned(yx_px, np.repeat(views[:, 2], len(yx_nm)), (self._shape - 1) / 2)
-        seen = _in_frame(yx_px, margin * spacing_px, self._shape)
+        yx_px, seen = _shown(
+            *(np.ascontiguousarray(yx_nm), self._pixel_size_nm, views, margin * spacing_px, self._shape)
+        )
         if self._blind is not None:
-            seen &= ~self._blind.hide(yx_px, GATE * spacing_px)
-        return seen.reshape(len(views), -1)
+            seen &= ~self._blind.hide(yx_px.reshape(-1, 2), GATE * spacing_px).reshape(seen.shape)
+        return seen
 
     def missed(self, yx_nm: np.ndarray, spacing_px: float) -> np.ndarray:
         """(memory, n) u1, MISSED or UNOBSERVED: what the last frames say of places without a column, oldest first.
