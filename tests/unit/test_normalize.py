@@ -67,6 +67,31 @@ def test_the_fast_way_agrees_around_bad_pixels_and_never_reads_them() -> None:
     np.testing.assert_array_equal(Normalizer(image.shape, 20.0)(other, bad), fast)
 
 
+@pytest.mark.parametrize(("shape_yx", "sigma_px"), [((256, 300), 50.0), ((129, 200), 20.0), ((64, 80), 6.0)])
+def test_a_stack_shares_mean_and_deviation_as_in_the_reference(
+    shape_yx: tuple[int, int], sigma_px: float
+) -> None:
+    stack = np.stack([particle(shape_yx, seed, dose=100.0 * (1 + seed)) for seed in range(3)])
+    bad = np.random.default_rng(1).random(shape_yx) < 0.01
+    broken = stack.astype(np.float32)
+    broken[1, 10:14, 20:30] = np.nan  # in one image alone
+    normalizer = Normalizer(shape_yx, sigma_px, channels=3)
+    for images, mask in ((stack, None), (stack, bad), (broken, None)):
+        fast, exact = normalizer(images, mask), normalize_exact(images, sigma_px, mask)
+        assert fast.shape == (3, *shape_yx)
+        assert np.abs(fast - exact).mean() < 1e-3
+        assert np.abs(fast - exact).max() < 1e-2
+    assert (normalizer(broken)[1, 10:14, 20:30] == 0).all()
+    assert (normalizer(np.full(stack.shape, 7.0)) == 0).all()
+
+
+def test_a_stack_of_one_is_the_image() -> None:
+    image, out = particle((90, 70)), np.empty((1, 90, 70), np.float32)
+    normalizer = Normalizer(image.shape, 9.0)
+    assert normalizer(image[None], out=out) is out
+    np.testing.assert_array_equal(out[0], normalizer(image))
+
+
 @pytest.mark.parametrize("dtype", ["u1", "u2", ">u2", "i4", "u4", "i8", "f2", "f4", ">f4", "f8"])
 def test_any_integer_or_real_dtype(dtype: str) -> None:
     image = particle((64, 80), dose=60)
