@@ -34,7 +34,7 @@ RadiusPx = Annotated[
 @results.command(epilog="Example: hopscope detect image.dm4 --csv columns.csv")
 def detect(
     images: Annotated[
-        list[Path], typer.Argument(help="png, tif, bmp, npy, h5, dm3, dm4; stacks frame by frame.")
+        list[Path], typer.Argument(help="png, tif, bmp, npy, h5, dm3, dm4, of one image or many.")
     ],
     csv: Annotated[Path, typer.Option(help="file, frame, y, x, score, kind; pixels of the input image.")],
     engine: Engine = DEFAULT_ENGINE,

@@ -1,4 +1,4 @@
-"""hopscope detect: the columns of single images and stacks, as a table."""
+"""hopscope detect: the columns of single images, of movies and of focal series, as a table."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from engines.manifest import EngineMismatch, Manifest
 from stream.calibrate import measure_scale
 from stream.config import EngineSettings
 from stream.files import open_recording
+from stream.files.source import FileSource
 from stream.find import Where, find_all, open_where
-from stream.frame import CalibrationError, Frame, WireError
+from stream.frame import CalibrationError, Frame, Gap, WireError
 from stream.infer import own_pixel_size_nm
 from stream.scale import Scale
 from stream.spacing import Spacing
@@ -32,9 +33,12 @@ def detect_images(
 ) -> dict[str, Any]:
     """Find the columns in every frame of every file and write them to `out_csv`.
 
+    An engine for stacks of c images takes each file's frames c by c, in their order: the columns that they show
+    together are written as those of the first.
+
     Parameters
     ----------
-    images : files of any format that `open_recording` reads; stacks are read frame by frame.
+    images : files of any format that `open_recording` reads, of one frame or many.
     out_csv : table with FIELDS; y and x in pixels of the input image, (0, 0) the first pixel's centre.
     engine : which, its threshold, and where it runs.
     pixel_size_nm : at the specimen, in nm; overrides what a file says. "auto" estimates it for every file from its
@@ -47,7 +51,8 @@ def detect_images(
     CalibrationError
         If neither `pixel_size_nm` nor the file says how large a pixel is, or it cannot be estimated.
     EngineMismatch, DeviceError
-        If the engine cannot read that sampling, is not scaled by what was given, or cannot run where it shall.
+        If the engine cannot read that sampling, is not scaled by what was given, or cannot run where it shall; or if
+        it is for stacks, and a file has no whole number of them or lacks a frame.
     WireError
         If a frame cannot be decoded.
     """
@@ -55,7 +60,7 @@ def detect_images(
     scales: dict[str, Scale | Spacing] = {}
     partial = out_csv.with_name(out_csv.name + ".partial")
     with (
-        closing(open_where(engine, pictures=False)) as where,
+        closing(open_where(engine, pictures=False, stacks=True)) as where,
         _unless_done(partial),
         partial.open("w", newline="", encoding="utf-8") as file,
     ):
@@ -68,8 +73,9 @@ def detect_images(
                 scales[str(image)] = scale = measure_scale(image, where.manifest)
                 known[measured] = getattr(scale, measured)
             for row in _rows(image, where, **known, threshold=engine.threshold):
-                frames += row is None
-                if row is not None:
+                if row is None:
+                    frames += where.manifest.input_channels
+                else:
                     columns += 1
                     table.writerow((*row, f"{known[measured]:.6g}") if measured else row)
             on_image(image)
@@ -109,7 +115,7 @@ def _unless_done(partial: Path) -> Iterator[None]:
 def _rows(
     image: Path, where: Where, pixel_size_nm: float | None, spacing_px: float | None, threshold: float | None
 ) -> Iterator[tuple[Any, ...] | None]:
-    """The rows of one file; None once per frame."""
+    """The rows of one file; None once per frame, or stack."""
     with open_recording(image) as recording:
         header = recording.header
         size_nm = header.pixel_size_nm if pixel_size_nm is None else pixel_size_nm
@@ -121,10 +127,29 @@ def _rows(
             )
         where.begin(header, size_nm, threshold)
         names = where.manifest.classes
-        for frame, found in find_all(where, (item for item in recording if isinstance(item, Frame))):
+        for frame, found in find_all(where, _frames(recording, where.manifest)):
             if found is None:
                 raise WireError(f"frame {frame.index} of {image} cannot be decoded; the log says why")
             columns = found.columns
             for (y, x), score, kind in zip(columns.yx_px, columns.score, columns.kind, strict=True):
                 yield (str(image), frame.index, f"{y:.3f}", f"{x:.3f}", f"{score:.4f}", names[kind])
             yield None
+
+
+def _frames(recording: FileSource, manifest: Manifest) -> Iterator[Frame]:
+    """The frames of a file; for an engine for stacks a whole number of stacks, each of which is whole."""
+    channels = manifest.input_channels
+    reads = f"engine {manifest.name} reads stacks of {channels} images"
+    if len(recording) % channels:
+        raise EngineMismatch(
+            f"{reads}: expected a multiple of that in {recording.path}, got {len(recording)}; write one whole focal "
+            "series after the other to the file, or choose an engine for single images"
+        )
+    for item in recording:
+        if isinstance(item, Frame):
+            yield item
+        elif isinstance(item, Gap) and channels > 1:
+            raise EngineMismatch(
+                f"{reads}: expected whole ones in {recording.path}, got none of frames {item.first} to "
+                f"{item.first + item.count - 1} ({item.reason}); write whole focal series to a file of their own"
+            )

@@ -1,5 +1,8 @@
 """Frames to columns, on the CPU or on cards: one object for all that lies between payload and columns.
 
+An engine for stacks finds one set of columns in as many frames as it has input channels; everybody else gives it
+frames one by one.
+
 `OnCpu` and `OnCards` have the same verbs and give the same columns and pictures; who follows the columns does not know
 which it is. Batches come back in the order in which they were started, so while a card computes one the next is
 uploaded and the last is followed; the CPU computes when it is asked.
@@ -30,7 +33,7 @@ MOST_FRAMES = 16  # in a batch: beyond it the launches no longer cost anything
 
 
 class OnCpu:
-    """Columns found on the CPU, frame by frame.
+    """Columns found on the CPU, frame by frame, or stack by stack.
 
     Attributes
     ----------
@@ -41,15 +44,16 @@ class OnCpu:
     most : frames in a batch.
     """
 
-    device, most, on_cards = "cpu", 1, False
+    device, on_cards = "cpu", False
 
     def __init__(self, engine: Engine, reason: str) -> None:
         self.manifest: Manifest = engine.manifest
         self.runs_on, self.reason = f"CPU, {engine.backend}", reason
+        self.most = engine.manifest.input_channels
         self._engine = engine
         self._finder: ColumnFinder | None = None
         self._header: SeriesHeader | None = None
-        self._waiting: Frame | None = None
+        self._waiting: list[Frame] = []
 
     def begin(self, header: SeriesHeader, pixel_size_nm: float, threshold: float | None = None) -> None:
         """Make ready for the frames of a series.
@@ -70,28 +74,32 @@ class OnCpu:
     @property
     def room(self) -> int:
         """Batches that may be started before one must be fetched."""
-        return int(self._waiting is None)
+        return int(not self._waiting)
 
     def start(self, frames: Sequence[Frame]) -> None:
-        """Take a frame; it must not be released before it is fetched."""
-        if len(frames) != 1 or not self.room:
-            raise ValueError(f"cannot start a batch of {len(frames)}: expected one frame, and none under way")
-        (self._waiting,) = frames
+        """Take a frame, or a stack of them; they must not be released before they are fetched."""
+        if len(frames) != self.most or not self.room:
+            raise ValueError(
+                f"cannot start a batch of {len(frames)}: expected {self.most}, and none under way"
+            )
+        self._waiting = list(frames)
 
     def fetch(self) -> list[Found | None]:
-        """What was found; None for a frame that cannot be decoded. The picture is valid until the next call."""
-        frame, self._waiting = self._waiting, None
+        """What was found; None for frames that cannot be decoded. The picture is valid until the next call."""
+        frames, self._waiting = self._waiting, []
         finder, header = self._ready(), self._header
-        if frame is None or header is None:
+        if not frames or header is None:
             raise ValueError("no batch is under way: start one before fetching")
         began_ns = time.perf_counter_ns()
-        try:
-            counts = frame.counts
-        except WireError as error:
-            log.warning("frame %d cannot be decoded: %s", frame.index, error)
-            return [None]
+        counts = []
+        for frame in frames:
+            try:
+                counts.append(frame.counts)
+            except WireError as error:
+                log.warning("frame %d cannot be decoded: %s", frame.index, error)
+                return [None]
         stage_ms = {"decode": (time.perf_counter_ns() - began_ns) / 1e6}
-        columns, image = finder.find(counts, header.bad_pixels)
+        columns, image = finder.find(counts[0] if self.most == 1 else np.stack(counts), header.bad_pixels)
         stage_ms |= {name: ns / 1e6 for name, ns in finder.stage_ns.items()}
         return [Found(columns, image, finder.background, stage_ms)]
 
@@ -162,14 +170,16 @@ class OnCards:
         first: OpenCard = self._cards.opened[0]  # type: ignore[assignment]
         sampling = Sampling(first.engine, header.shape_yx, pixel_size_nm)
         self.zoom_yx = sampling.resampler.scale_yx
+        channels = self.manifest.input_channels
         pixels = max(header.shape_yx[0] * header.shape_yx[1], sampling.padded_yx[0] * sampling.padded_yx[1])
-        fit = min(MOST_FRAMES, max(1, MOST_BATCHED_PX // pixels))
-        self.most = 1 << (fit.bit_length() - 1)
+        fit = min(MOST_FRAMES, max(1, MOST_BATCHED_PX // (channels * pixels)))
+        inputs = 1 << (fit.bit_length() - 1)
+        self.most = channels * inputs
 
         def make(card: OpenCard) -> DeviceFinder:
             return DeviceFinder(
                 card.engine, card.device, header.shape_yx, header.dtype, pixel_size_nm, threshold,
-                header.bad_pixels, self.most, self._pictures,
+                header.bad_pixels, inputs, self._pictures,
             )  # fmt: skip
 
         try:
@@ -190,7 +200,7 @@ class OnCards:
         self._cards.start([(frame.payload, frame.encoding) for frame in frames])
 
     def fetch(self) -> list[Found | None]:
-        """What was found in the oldest batch; None for a frame that cannot be decoded."""
+        """What was found in the oldest batch; None for a frame, or a stack, that cannot be decoded."""
         return self._cards.fetch()
 
     def picture(self, frame: Frame) -> np.ndarray:
@@ -214,17 +224,22 @@ class OnCards:
 Where = OnCpu | OnCards
 
 
-def open_where(settings: EngineSettings, pictures: bool = True) -> Where:
+def open_where(settings: EngineSettings, pictures: bool = True, stacks: bool = False) -> Where:
     """Open the engine where `settings.device` says, and say in the log what was chosen and why.
 
     "auto" takes a card only if the engine opens there too. This is asked once: what runs goes on where it began.
+
+    Parameters
+    ----------
+    pictures : whether the normalized pictures come back too.
+    stacks : whether it may be an engine for stacks of frames; who follows columns frame by frame cannot use one.
 
     Raises
     ------
     DeviceError
         If a card that was asked for cannot be used.
     EngineMismatch
-        If the engine does not open there.
+        If the engine does not open there, or reads stacks where single frames come.
     """
     choice = open_device(settings.device)
     if choice.cards:
@@ -236,6 +251,13 @@ def open_where(settings: EngineSettings, pictures: bool = True) -> Where:
             choice = Choice((), f"the GPU cannot be used: {error}")
     if not choice.cards:
         where = OnCpu(open_engine(settings.name, settings.backend, settings.threads), choice.reason)
+    manifest = where.manifest
+    if manifest.input_channels != 1 and not stacks:
+        where.close()
+        raise EngineMismatch(
+            f"engine {manifest.name} does not read single images: expected 1 input channel, got a stack of "
+            f"{manifest.input_channels}; choose another engine, or give hopscope detect files of such stacks"
+        )
     log.info("columns are found on %s, because %s", where.runs_on, where.reason)
     return where
 
@@ -256,14 +278,20 @@ def _on_cards(settings: EngineSettings, choice: Choice, pictures: bool) -> OnCar
 
 
 def find_all(where: Where, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Found | None]]:
-    """Every frame with what was found in it, in order, as fast as it goes; frames are released when read."""
+    """Every frame with what was found in it, in order, as fast as it goes; frames are released when read.
+
+    For an engine for stacks, of which the frames are a whole number: the first frame of each with what was found in it.
+    """
+    channels = where.manifest.input_channels
     under_way: list[list[Frame]] = []
     batch: list[Frame] = []
 
     def fetched() -> Iterator[tuple[Frame, Found | None]]:
-        for frame, found in zip(under_way.pop(0), where.fetch(), strict=True):
-            yield frame, found
-            frame.release()
+        read = under_way.pop(0)
+        for first, found in zip(range(0, len(read), channels), where.fetch(), strict=True):
+            yield read[first], found
+            for frame in read[first : first + channels]:
+                frame.release()
 
     def start() -> Iterator[tuple[Frame, Found | None]]:
         if not where.room:

@@ -26,12 +26,12 @@ _TRACKED = 0.76  # of an engine's threshold: measured on phantoms at 30 e/Å², 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What was found in one frame.
+    """What was found in one frame, or in one stack of frames.
 
     Attributes
     ----------
     columns : in pixels of the frame.
-    image : (ny', nx') f4, normalized, as the engine saw it; None where it was not asked for.
+    image : (ny', nx') f4, normalized, as the engine saw it, a stack's (c, ny', nx'); None where it was not asked for.
     background : (my, mx) f4, the first of the engine's maps; None where the image is.
     stage_ms : time each stage took; on a card its share of the batch.
     """
@@ -47,7 +47,7 @@ class Sampling:
 
     Parameters
     ----------
-    engine : open, for single images (one input channel).
+    engine : open.
     shape_yx : (ny, nx) of every frame, in pixels.
     pixel_size_nm : of the frames, at the specimen.
 
@@ -141,7 +141,7 @@ def checked_threshold(engine: Engine, threshold: float | None) -> float:
 
 
 class ColumnFinder:
-    """Finds columns in the frames of one shape and pixel size with one engine.
+    """Finds columns in the frames of one shape and pixel size, or in stacks of them, with one engine.
 
     Frames whose pixels the engine was trained for go in as they are; finer ones are shrunk to the engine's
     nominal pixel size, which loses nothing it could use and saves time, and coarser ones are enlarged to it,
@@ -149,7 +149,7 @@ class ColumnFinder:
 
     Parameters
     ----------
-    engine : open, for single images (one input channel).
+    engine : open; with more than one input channel it is shown stacks of as many frames.
     header_shape_yx : (ny, nx) of every frame, in pixels.
     pixel_size_nm : of the frames, at the specimen.
     threshold : lowest score of a column; None for the engine's own.
@@ -184,29 +184,38 @@ class ColumnFinder:
         self._resampler = sampling.resampler
         self.zoom_yx = self._resampler.scale_yx
         self.pixel_size_nm = sampling.pixel_size_nm
-        self._normalizer = Normalizer(self._resampler.shape_yx, sampling.sigma_px)
-        self._batch = np.zeros((1, 1, *sampling.padded_yx), np.float32)
+        channels = engine.manifest.input_channels
+        self._stack_shape = (channels, *header_shape_yx)
+        self._normalizer = Normalizer(self._resampler.shape_yx, sampling.sigma_px, channels)
+        self._batch = np.zeros((1, channels, *sampling.padded_yx), np.float32)
         self.stage_ns: dict[str, int] = dict.fromkeys(STAGES, 0)
         self.background = engine.run(self._batch)[0, 0]
 
     def find(self, counts: np.ndarray, bad_pixels: np.ndarray | None = None) -> tuple[Columns, np.ndarray]:
-        """Find the columns of one frame.
+        """Find the columns of one frame, or the columns that a stack of registered frames shows together.
 
         Parameters
         ----------
-        counts : (ny, nx), any integer or real dtype; a pixel that is not finite is a bad one.
+        counts : (ny, nx) for one input channel, or (c, ny, nx); any integer or real dtype; a pixel that is not finite
+            is a bad one.
         bad_pixels : (ny, nx) bool, True where a pixel must not be believed.
 
         Returns
         -------
-        Columns in pixels of the frame, all of them inside it, and the normalized image (ny', nx') f4 that the
-        engine saw, at `pixel_size_nm`; the image is valid until the next call.
+        Columns in pixels of the frame, all of them inside it, and the normalized image (ny', nx') or (c, ny', nx') f4
+        that the engine saw, at `pixel_size_nm`; the image is valid until the next call.
 
         Raises
         ------
         ValueError
             If shape or dtype are not as promised.
         """
+        if counts.shape != self._stack_shape and (1, *counts.shape) != self._stack_shape:
+            channels, *shape_yx = self._stack_shape
+            raise ValueError(
+                f"frames of another shape: expected {channels} of {tuple(shape_yx)} for engine "
+                f"{self.engine.manifest.name}, got {counts.shape}; make a ColumnFinder for that shape"
+            )
         times = [time.perf_counter_ns()]
         counts, bad_pixels = self._resample(counts, bad_pixels)
         times.append(time.perf_counter_ns())
@@ -230,15 +239,18 @@ class ColumnFinder:
     ) -> tuple[np.ndarray, np.ndarray | None]:
         if self._resampler.identity:
             return counts, bad_pixels
-        return self._resampler(counts, bad_pixels), None  # bad pixels are NaN in it
+        if counts.ndim == 2:
+            return self._resampler(counts, bad_pixels), None  # bad pixels are NaN in it
+        return np.stack([self._resampler(image, bad_pixels) for image in counts]), None
 
-    def _normalize(self, image: np.ndarray, bad_pixels: np.ndarray | None) -> np.ndarray:
-        """Write the normalized image into the batch; the padding stays zero."""
+    def _normalize(self, images: np.ndarray, bad_pixels: np.ndarray | None) -> np.ndarray:
+        """Write the normalized images into the batch; the padding stays zero."""
         ny, nx = self._resampler.shape_yx
-        view = self._batch[0, 0, :ny, :nx]
+        view = self._batch[0, :, :ny, :nx]
+        view = view[0] if images.ndim == 2 else view
         if view.flags.c_contiguous:
-            return self._normalizer(image, bad_pixels, out=view)
-        view[:] = self._normalizer(image, bad_pixels)
+            return self._normalizer(images, bad_pixels, out=view)
+        view[:] = self._normalizer(images, bad_pixels)
         return view
 
     def _read(self, maps: np.ndarray) -> Columns:
@@ -255,11 +267,6 @@ def _target_pixel_size_nm(engine: Engine, shape_yx: tuple[int, int], pixel_size_
         raise CalibrationError(
             f"impossible pixel size: expected nm per pixel at the specimen, above 0, got {pixel_size_nm}; "
             "set pixel_size_nm in site.toml, or give --pixel-size-nm"
-        )
-    if manifest.input_channels != 1:
-        raise EngineMismatch(
-            f"engine {manifest.name} does not read single images: expected 1 input channel, got a stack of "
-            f"{manifest.input_channels}; choose another engine"
         )
     reads = f"engine {manifest.name} reads {finest:g} to {coarsest:g} nm/px"
     if pixel_size_nm > MOST_ENLARGED * coarsest:

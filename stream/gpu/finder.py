@@ -33,9 +33,9 @@ STAGES = ("upload and decode", "resample", "normalize", "network", "columns")
 
 @dataclass(slots=True)
 class _Batch:
-    """What is under way."""
+    """What is under way: so many frames, or stacks."""
 
-    frames: int
+    inputs: int
     columns: DeviceColumns
     failed: Callable[[], np.ndarray]
     broken: set[int]
@@ -45,20 +45,21 @@ class _Batch:
 
 
 class DeviceFinder:
-    """Finds columns in batches of frames of one shape, dtype and pixel size, as `stream.infer.ColumnFinder` does.
+    """Finds columns in batches of frames, or of stacks of them, of one shape, dtype and pixel size, as
+    `stream.infer.ColumnFinder` does.
 
     Up to two batches may be under way: `start` the next one before `fetch`ing the last, and the card uploads the
     one while it computes the other. Batches come back in the order in which they were started.
 
     Parameters
     ----------
-    engine : open on the same card, for single images.
+    engine : open on the same card; with more than one input channel it is shown stacks of as many frames.
     device : of `stream.device`.
     shape_yx, dtype : of every frame.
     pixel_size_nm : of the frames, at the specimen.
     threshold : lowest score of a column; None for the engine's own.
     bad_pixels : (ny, nx) bool, or None.
-    most : frames in the largest batch.
+    most : frames, or stacks, in the largest batch.
     pictures : whether the normalized pictures come back too, and the maps of the background.
 
     Attributes
@@ -89,17 +90,21 @@ class DeviceFinder:
         resampler = self._sampling.resampler
         self.zoom_yx = resampler.scale_yx
         self.pixel_size_nm, self.padded_yx = self._sampling.pixel_size_nm, self._sampling.padded_yx
+        self._channels = channels = engine.manifest.input_channels
+        frames = most * channels
         self._decoder = Decoder(device, shape_yx, dtype, bad_pixels)
-        self._images = device.empty((most, *shape_yx), "f4")
+        self._images = device.empty((frames, *shape_yx), "f4")
         self._resample = None if resampler.identity else DeviceResampler(device, resampler)
-        self._seen = self._images if resampler.identity else device.empty((most, *resampler.shape_yx), "f4")
-        self._normalize = DeviceNormalizer(device, resampler.shape_yx, self._sampling.sigma_px, most)
+        self._seen = self._images if resampler.identity else device.empty((frames, *resampler.shape_yx), "f4")
+        self._normalize = DeviceNormalizer(
+            device, resampler.shape_yx, self._sampling.sigma_px, most, channels
+        )
         stride, (ny, nx) = engine.manifest.stride, self._sampling.padded_yx
         maps_shape = (len(engine.manifest.classes), ny // stride, nx // stride)
         near = self._sampling.min_distance_px / stride
         self._columns = [DeviceColumns(device, maps_shape, self.threshold, near, most) for _ in range(2)]
-        self._failed = [device.zeros(most, "i4") for _ in range(2)]
-        room = (most, 1, *self.padded_yx)
+        self._failed = [device.zeros(frames, "i4") for _ in range(2)]
+        room = (most, channels, *self.padded_yx)
         self._pictures = [device.empty(room, "f4") for _ in range(2)] if pictures else []
         self._maps = [device.empty((most, *maps_shape), "f4") for _ in range(2)] if pictures else []
         self._under_way: list[_Batch] = []
@@ -107,12 +112,12 @@ class DeviceFinder:
             device.fill(self._bound(batch).input, 0)
 
     def start(self, frames: Sequence[Payload]) -> None:
-        """Begin a batch.
+        """Begin a batch; of stacks all their frames, one after the other.
 
         Raises
         ------
         ValueError
-            If there are too many frames, or too many batches under way, or a frame of another kind.
+            If there are too many frames, or no whole stacks, or too many batches under way, or a frame of another kind.
         """
         marks = [("", self.device.mark())]
         for stage, step in self.steps(frames):
@@ -122,11 +127,12 @@ class DeviceFinder:
 
     def steps(self, frames: Sequence[Payload]) -> Iterator[Step]:
         """The stages of a batch by name, each to be called in its turn; for who wants to time them."""
-        b = len(frames)
-        if not 1 <= b <= self.most or len(self._under_way) == 2:
+        n = len(frames)
+        b, left = divmod(n, self._channels)
+        if not 1 <= b <= self.most or left or len(self._under_way) == 2:
             raise ValueError(
-                f"cannot start a batch of {b} with {len(self._under_way)} under way: expected 1 to {self.most} "
-                "frames, and one under way at most; fetch first"
+                f"cannot start a batch of {n} with {len(self._under_way)} under way: expected 1 to {self.most} "
+                f"times {self._channels} frames, and one under way at most; fetch first"
             )
         bound, columns, failed = self._bound(self._room(b)), self._columns[0], self._failed[0]
         broken: set[int] = set()
@@ -155,15 +161,15 @@ class DeviceFinder:
         yield "upload and decode", decode
         if self._resample is not None:
             resample = self._resample
-            yield "resample", lambda: resample(self._images[:b], self._seen[:b])
-        yield "normalize", lambda: self._normalize(self._seen[:b], bound.input)
+            yield "resample", lambda: resample(self._images[:n], self._seen[:n])
+        yield "normalize", lambda: self._normalize(self._seen[:n], bound.input)
         yield "network", bound.enqueue
         yield "columns", find
 
     def fetch(self) -> list[Found | None]:
-        """Wait for the oldest batch: what was found in each of its frames, in pixels of the frame.
+        """Wait for the oldest batch: what was found in each of its frames or stacks, in pixels of the frame.
 
-        None stands for a frame whose payload could not be decoded.
+        None stands for a frame whose payload could not be decoded, and for the stack it is in.
 
         Raises
         ------
@@ -175,22 +181,25 @@ class DeviceFinder:
         batch = self._under_way.pop(0)
         stride = self.engine.manifest.stride
         ny, nx = self._sampling.resampler.shape_yx
-        rows_of, failed = batch.columns.fetch(batch.frames), batch.failed()
+        rows_of, failed = batch.columns.fetch(batch.inputs), batch.failed()
         pictures = batch.pictures() if batch.pictures else None
         maps = batch.maps() if batch.maps else None
         stage_ms = {
-            stage: self.device.elapsed_ms(begun, ended) / batch.frames
+            stage: self.device.elapsed_ms(begun, ended) / batch.inputs
             for (_, begun), (stage, ended) in pairwise(batch.marks)
         }
         found: list[Found | None] = []
         for i, rows in enumerate(rows_of):
-            if failed[i]:
+            stack = range(i * self._channels, (i + 1) * self._channels)
+            if failed[stack.start : stack.stop].any():
                 log.warning("a frame cannot be decoded: a compressed block of it is damaged")
-            if failed[i] or i in batch.broken:
+            if failed[stack.start : stack.stop].any() or batch.broken.intersection(stack):
                 found.append(None)
                 continue
             at = in_image_px(rows[:, :2], rows[:, 2], rows[:, 3], rows[:, 4], stride)
-            image = None if pictures is None else pictures[i, 0, :ny, :nx]
+            image = None if pictures is None else pictures[i, :, :ny, :nx]
+            if image is not None and self._channels == 1:
+                image = image[0]
             background = None if maps is None else maps[i]
             found.append(Found(self._sampling.in_frame(at), image, background, stage_ms))
         return found
@@ -200,4 +209,4 @@ class DeviceFinder:
         return min(1 << (batch - 1).bit_length(), self.most)
 
     def _bound(self, batch: int) -> Any:
-        return self.engine.bind((batch, 1, *self._sampling.padded_yx))
+        return self.engine.bind((batch, self._channels, *self._sampling.padded_yx))
