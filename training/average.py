@@ -35,15 +35,15 @@ def average(recipe: Recipe, trained: Sequence[Checkpoint], cache: Path = DEFAULT
     Raises
     ------
     TrainingError
-        For fewer than two, or of different networks or classes.
+        For fewer than two, or of different networks, images in a stack or classes.
     """
-    kinds = {(each.recipe.train.network, each.recipe.classes) for each in trained}
-    if len(trained) < 2 or kinds != {(recipe.train.network, recipe.classes)}:
+    kinds, wanted = {_kind(each.recipe) for each in trained}, _kind(recipe)
+    if len(trained) < 2 or kinds != {wanted}:
         raise TrainingError(
-            f"the mean of two or more trainings of a {recipe.train.network} for {', '.join(recipe.classes)} was asked "
-            f"for, got {len(trained)} of {', '.join(f'{name} for {classes}' for name, classes in sorted(kinds))}"
+            f"the mean of two or more trainings of {wanted} was asked for, got {len(trained)} of "
+            f"{', '.join(sorted(kinds))}"
         )
-    network = build_network(recipe.train.network, classes=len(recipe.classes))
+    network = build_network(recipe.train.network, recipe.input_channels, len(recipe.classes))
     network.load_state_dict(
         {
             name: torch.stack([each.network[name].double() for each in trained]).mean(0)
@@ -61,6 +61,11 @@ def average(recipe: Recipe, trained: Sequence[Checkpoint], cache: Path = DEFAULT
         commit=commit_of_this_checkout(),
         begun_with=("the mean of", *(each.lineage[-1] for each in trained)),
     )
+
+
+def _kind(recipe: Recipe) -> str:
+    images = "" if recipe.input_channels == 1 else f" on stacks of {recipe.input_channels} images"
+    return f"a {recipe.train.network}{images} for {', '.join(recipe.classes)}"
 
 
 @torch.no_grad()

@@ -72,8 +72,8 @@ class Scene:
 
     Attributes
     ----------
-    intensity : (b, ny, nx) f4, 1 in vacuum.
-    conditions, truths : of each image.
+    intensity : (b, k, ny, nx) f4, 1 in vacuum; the k images of a stack are the recipe's focal series.
+    conditions, truths : of each stack.
     """
 
     intensity: torch.Tensor
@@ -99,9 +99,10 @@ def draw_scene(
     crop_px: int | None = None,
     resident: torch.Tensor | None = None,
 ) -> Scene:
-    """Image each exit wave once, under usable conditions, at a random place, turned and mirrored at random.
+    """Image each exit wave, under usable conditions, at a random place, turned and mirrored at random.
 
-    Conditions are drawn anew for a wave until its columns show one sign of contrast (`ImagingSettings.min_agreement`):
+    Conditions are drawn anew for a wave until its columns show one sign of contrast (`ImagingSettings.min_agreement`;
+    of a stack in its first image):
     where thick columns are bright and thin ones dark, no one can say which dots are columns. A specimen that does
     not show it in ten draws, for it is tilted too far, is imaged as it comes.
 
@@ -125,13 +126,14 @@ def draw_scene(
         moved = [_move(waves[i], rng, recipe.data.judged_atoms) for i in pending]
         sampling = torch.tensor([10 * truth.sampling_nm for _, truth in moved], device=device)
         images = torch.stack([_placed(resident[i], how) for i, (how, _) in zip(pending, moved, strict=True)])
-        intensity = optics(images, sampling, conditions, energy_ev, generator)
-        shares = agreements(atom_contrast(intensity, sampling), [truth for _, truth in moved])
+        series = recipe.imaging.focal_series_angstrom
+        intensity = optics(images, sampling, conditions, energy_ev, generator, series)
+        shares = agreements(atom_contrast(intensity[:, 0], sampling), [truth for _, truth in moved])
         good = (shares >= recipe.imaging.min_agreement) | (attempt == _DRAWS - 1)
         side = resident.shape[-1]
         truths |= {pending[k]: inside(moved[k][1], crop, side) for k in np.flatnonzero(good)}
         kept = torch.from_numpy(np.flatnonzero(good)).to(device)
-        shown.append((intensity[kept, :crop, :crop], conditions[kept]))
+        shown.append((intensity[kept, :, :crop, :crop], conditions[kept]))
         order += [i for i, is_good in zip(pending, good, strict=True) if is_good]
         pending = [i for i, is_good in zip(pending, good, strict=True) if not is_good]
         if not pending:
@@ -147,10 +149,10 @@ def draw_scene(
 def photograph(
     scene: Scene, recipe: Recipe, seed: Sequence[int], dose_e_angstrom2: float | None = None
 ) -> torch.Tensor:
-    """Normalized camera images (b, 1, ny, nx) f4 of a scene, at its own doses or at one for all."""
+    """Normalized camera images (b, k, ny, nx) f4 of a scene, at its own doses or at one for all."""
     counts = exposures(scene, seed, dose_e_angstrom2).numpy()
-    normalizer = Normalizer(counts.shape[1:], sigma_px(recipe))
-    return torch.from_numpy(np.stack([normalizer(image) for image in counts]))[:, None]
+    normalizer = Normalizer(counts.shape[2:], sigma_px(recipe), counts.shape[1])
+    return torch.from_numpy(np.stack([normalizer(stack) for stack in counts]))
 
 
 def sigma_px(recipe: Recipe) -> float:
@@ -159,7 +161,10 @@ def sigma_px(recipe: Recipe) -> float:
 
 
 def exposures(scene: Scene, seed: Sequence[int], dose_e_angstrom2: float | None = None) -> torch.Tensor:
-    """What the camera reports of a scene, (b, ny, nx) f4, at its own doses or at one for all."""
+    """What the camera reports of a scene, (b, k, ny, nx) f4, at its own doses or at one for all.
+
+    The dose is that of every image: a stack has had k times as much.
+    """
     conditions, device = scene.conditions, scene.intensity.device
     if dose_e_angstrom2 is not None:
         doses = torch.full((len(conditions),), float(dose_e_angstrom2), device=device)
@@ -178,7 +183,7 @@ def of_step(recipe: Recipe, seed: Sequence[int]) -> Recipe:
 
 
 class TrainingImages(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """Step -> (images (b, 1, ny, nx), label maps (b, 1, ny / stride, nx / stride)), f4.
+    """Step -> (images (b, k, ny, nx), label maps (b, 1, ny / stride, nx / stride)), f4.
 
     Step n is the same whenever and by whichever worker it is made, so a resumed training sees what it would have seen.
     """

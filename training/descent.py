@@ -32,7 +32,7 @@ class Descent:
     ) -> None:
         self.recipe, self.ranks, settings = recipe, ranks, recipe.train
         self.loss_of = LOSSES[settings.loss]
-        network = build_network(settings.network, classes=len(recipe.classes)).to(
+        network = build_network(settings.network, recipe.input_channels, len(recipe.classes)).to(
             memory_format=torch.channels_last
         )
         self.begun_with = start.begun_with if start else ()
@@ -41,11 +41,14 @@ class Descent:
             self.shipped, self.begun_with = weights_of(start_from, network), lineage_of(start_from)
         elif start is None and start_from is not None:
             former = Checkpoint.load(start_from)
-            held, wanted = ((r.train.network, len(r.classes)) for r in (former.recipe, recipe))
+            held, wanted = (
+                f"a {r.train.network} of {r.input_channels} images to {len(r.classes)} classes"
+                for r in (former.recipe, recipe)
+            )
             if held != wanted:
                 raise TrainingError(
-                    f"{start_from} holds a {held[0]} of {held[1]} classes, this recipe trains a {wanted[0]} of "
-                    f"{wanted[1]}: start from a checkpoint of the same network"
+                    f"{start_from} holds {held}, this recipe trains {wanted}: start from a checkpoint of the same "
+                    "network"
                 )
             network.load_state_dict(former.network)
             self.begun_with = former.lineage

@@ -23,7 +23,7 @@ from training.recipe import Recipe
 
 
 class DeviceImages:
-    """Number -> (images (b, 1, ny, nx), label maps (b, 1, ny / stride, nx / stride)), f4 on the device.
+    """Number -> (images (b, k, ny, nx), label maps (b, 1, ny / stride, nx / stride)), f4 on the device.
 
     Number n is the same whenever it is made on one kind of device; a GPU draws other random numbers than a CPU.
     """
@@ -42,7 +42,7 @@ class DeviceImages:
         labels = column_maps(
             scene.truths, crop // self.stride, recipe.data.label_width_angstrom, self.stride, resident.device
         )
-        return self._normalizer(exposures(scene, [*seed, 3]))[:, None], labels[:, None]
+        return self._normalizer(exposures(scene, [*seed, 3])), labels[:, None]
 
 
 class DeviceNormalizer:
@@ -71,20 +71,20 @@ class DeviceNormalizer:
         )
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """(b, ny, nx) f4 -> (b, ny, nx) f4: zero mean and unit variance under the window."""
-        level = images.mean((1, 2), keepdim=True)  # taken out first: products round what varies
+        """(b, k, ny, nx) f4 -> (b, k, ny, nx) f4: zero mean and unit variance under the window, shared by a stack."""
+        level = images.mean((1, 2, 3), keepdim=True)  # taken out first: products round what varies
         centred = images - level
         mean = self._at_edges(centred)
         centred = centred - self._to_rows @ mean
         squares = centred**2
         deviation = self._at_edges(squares).clamp_min(0).sqrt()
-        overall = squares.mean((1, 2), keepdim=True).sqrt()
+        overall = squares.mean((1, 2, 3), keepdim=True).sqrt()
         seen = deviation > torch.maximum(FLAT * (mean + level).abs(), FAINT * overall)
         return centred * (self._to_rows @ torch.where(seen, 1 / deviation, torch.zeros_like(deviation)))
 
     def _at_edges(self, images: torch.Tensor) -> torch.Tensor:
-        """Blurred, at the edges of the bands of rows: (b, bands + 1, nx)."""
-        return (self._to_edges @ (images @ self._to_modes)) @ self._from_modes
+        """The mean of each stack, blurred, at the edges of the bands of rows: (b, 1, bands + 1, nx)."""
+        return (self._to_edges @ (images.mean(1, keepdim=True) @ self._to_modes)) @ self._from_modes
 
 
 def column_maps(

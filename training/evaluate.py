@@ -141,7 +141,7 @@ def validation_images(
 
     Returns
     -------
-    Per dose, normalized images (ny, nx) f4 with their truth.
+    Per dose, normalized images (k, ny, nx) f4 with their truth.
     """
     shown: dict[float, list[tuple[np.ndarray, Truth]]] = {
         dose: [] for dose in doses or recipe.data.doses_e_angstrom2
@@ -150,12 +150,12 @@ def validation_images(
         scene = draw_scene(waves[i : i + size], recipe, [VALIDATION, i])
         for dose, images in shown.items():
             photographs = photograph(scene, recipe, [VALIDATION, i, int(dose)], dose)
-            images += zip(photographs[:, 0].numpy(), scene.truths, strict=True)
+            images += zip(photographs.numpy(), scene.truths, strict=True)
     return shown
 
 
 def network_maps(network: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from normalized images (b, 1, ny, nx) f4 to probability maps (b, k, ny/s, nx/s) f4."""
+    """A function from normalized images (b, c, ny, nx) f4 to probability maps (b, k, ny/s, nx/s) f4."""
 
     @torch.inference_mode()
     def maps(images: np.ndarray) -> np.ndarray:
@@ -172,12 +172,12 @@ def candidates(
     shown: Iterable[tuple[np.ndarray, Truth]],
     recipe: Recipe,
 ) -> list[tuple[Columns, Truth]]:
-    """Per image the maxima above a low score, and the truth."""
+    """Per image, or stack, (k, ny, nx) the maxima above a low score, and the truth."""
     distance_px = recipe.engine.min_distance_nm / recipe.engine.nominal_nm_px
     found = []
     for image, truth in shown:
         columns = find_columns(
-            maps(image[None, None])[0], stride=stride, threshold=CANDIDATE, min_distance_px=distance_px
+            maps(image[None])[0], stride=stride, threshold=CANDIDATE, min_distance_px=distance_px
         )
         found.append((columns, truth))
     return found

@@ -66,7 +66,7 @@ def export(
         threshold = _best_threshold(network, tuning, trained.recipe)
         log.info("%s: best threshold on validation specimens %.2f, moved to 0.5", size, threshold)
         plain, quantized = out / f"{size}-fp32.onnx", out / f"{size}.onnx"
-        to_onnx(Probabilities(network, threshold), plain, network.multiple_of)
+        to_onnx(Probabilities(network, threshold), plain, network.multiple_of, trained.recipe.input_channels)
         quantize(plain, quantized, calibration)
         written += [
             _finish(path, trained, precision, judged, network)
@@ -77,7 +77,8 @@ def export(
 
 def network_of(trained: Checkpoint) -> Slim | FusionNet:
     """The network of a checkpoint, as it is used."""
-    network = build_network(trained.recipe.train.network, classes=len(trained.recipe.classes))
+    recipe = trained.recipe
+    network = build_network(recipe.train.network, recipe.input_channels, len(recipe.classes))
     network.load_state_dict(trained.network)
     return network.eval()
 
@@ -89,9 +90,9 @@ def _best_threshold(network: Exported, tuning: Shown, recipe: Recipe) -> float:
     )
 
 
-def to_onnx(model: nn.Module, path: Path, multiple_of: int) -> None:
+def to_onnx(model: nn.Module, path: Path, multiple_of: int, channels: int = 1) -> None:
     """Write `input` (b, c, ny, nx) -> `probabilities`, with b, ny and nx free."""
-    example = torch.zeros(2, 1, 16 * multiple_of, 12 * multiple_of)
+    example = torch.zeros(2, channels, 16 * multiple_of, 12 * multiple_of)
     torch.onnx.export(
         model.eval().to(memory_format=torch.contiguous_format),
         (example,),
@@ -107,7 +108,7 @@ def to_onnx(model: nn.Module, path: Path, multiple_of: int) -> None:
 def quantize(path: Path, out: Path, images: np.ndarray) -> None:
     """Post-training quantization to int8 (NNCF): quantize and dequantize nodes in ONNX.
 
-    The scales are those of normalized images (n, 1, ny, nx) f4.
+    The scales are those of normalized images (n, c, ny, nx) f4.
     """
     import nncf
 
@@ -125,7 +126,7 @@ def quantize(path: Path, out: Path, images: np.ndarray) -> None:
 
 
 def openvino_maps(path: Path, threads: int = 0) -> Callable[[np.ndarray], np.ndarray]:
-    """Run an ONNX file in OpenVINO, in fp32 where it is not quantized: images (b, 1, ny, nx) -> maps.
+    """Run an ONNX file in OpenVINO, in fp32 where it is not quantized: images (b, c, ny, nx) -> maps.
 
     On so many threads, or on as many as there are cores.
     """
@@ -182,6 +183,7 @@ def _finish(path: Path, trained: Checkpoint, precision: str, judged: Shown, netw
         nominal_nm_px=recipe.engine.nominal_nm_px,
         sampling_nm_px=(low / 10, high / 10),
         normalize_sigma_nm=recipe.data.normalize_sigma_nm,
+        input_channels=recipe.input_channels,
         stride=network.stride,
         multiple_of=network.multiple_of,
         threshold=0.5,
@@ -201,7 +203,7 @@ def _finish(path: Path, trained: Checkpoint, precision: str, judged: Shown, netw
 
 
 def _golden(judged: Shown) -> np.ndarray:
-    """The corner with most columns of the validation images at the highest dose, (1, 1, n, n) f4."""
+    """The corner with most columns of the validation images at the highest dose, (1, c, n, n) f4."""
     n = _GOLDEN_PX
     image, _ = max(next(iter(judged.values())), key=lambda shown: (shown[1].yx_px < n).all(1).sum())
-    return np.ascontiguousarray(image[None, None, :n, :n])
+    return np.ascontiguousarray(image[None, :, :n, :n])

@@ -24,11 +24,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Range = tuple[float, float]
 _CARBON_PER_ANGSTROM3 = 0.1  # 2 g/cm³
@@ -37,10 +37,13 @@ _ROUNDS = 16  # of drawing conditions, before none are called usable
 
 
 class ImagingSettings(BaseModel):
-    """Ranges drawn anew for every image; uniform, the dose uniform in its logarithm.
+    """Ranges drawn anew for every image, or stack; uniform, the dose uniform in its logarithm.
 
     Attributes
     ----------
+    focal_series_angstrom : defocus of each image of a stack relative to the first, which has the one that is drawn; one
+        image unless told.
+    dose_e_angstrom2 : of each image; a stack of three gets three times as much.
     min_transfer : conditions whose `transfer` is nearer to zero than this are not usable, and not drawn: the contrast
         of some spacings is at its reversal.
     min_coarsest_transfer : the same for the coarsest spacing alone, where the finest ones may be weak.
@@ -58,6 +61,7 @@ class ImagingSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     defocus_angstrom: Range = (-200.0, 200.0)
+    focal_series_angstrom: tuple[float, ...] = (0.0,)
     cs_um: Range = (-20.0, 20.0)
     c5_mm: Range = (0.0, 5.0)
     astigmatism_angstrom: Range = (0.0, 30.0)
@@ -78,10 +82,23 @@ class ImagingSettings(BaseModel):
     spacings_angstrom: Range = (1.4, 2.5)
     min_agreement: float = Field(0.9, ge=0.5, le=1)
 
+    @field_validator("focal_series_angstrom")
+    @classmethod
+    def _a_series(cls, series: tuple[float, ...]) -> tuple[float, ...]:
+        if series[:1] != (0.0,) or len(set(series)) < len(series) or not np.isfinite(series).all():
+            raise ValueError(
+                "expected the defocus of each image relative to the first: 0.0 first, then others, finite and all "
+                "different, such as [0.0, 60.0, 120.0]"
+            )
+        return series
+
 
 @dataclass(slots=True)
 class Conditions:
-    """The microscope and camera of a batch of images: (b,) f4 tensors, units in the names (see ImagingSettings)."""
+    """The microscope and camera of a batch of images: (b,) f4 tensors, units in the names (see ImagingSettings).
+
+    Of stacks, those of their first images; the others differ from them in defocus alone.
+    """
 
     defocus_angstrom: torch.Tensor
     cs_um: torch.Tensor
@@ -236,8 +253,12 @@ def optics(
     conditions: Conditions,
     energy_ev: float,
     generator: torch.Generator,
+    focal_series_angstrom: Sequence[float] = (0.0,),
 ) -> torch.Tensor:
-    """Mean intensity (b, ny, nx) f4 at the camera of exit waves (b, ny, nx) c8; periodic borders."""
+    """Mean intensity (b, k, ny, nx) f4 at the camera of exit waves (b, ny, nx) c8; periodic borders.
+
+    An image for each of the `focal_series_angstrom`, all of one specimen: also the amorphous film is the same.
+    """
     (ny, nx), device = waves.shape[-2:], waves.device
     qy = torch.fft.fftfreq(ny, device=device)[None, :, None] / sampling_angstrom[:, None, None]
     qx = torch.fft.fftfreq(nx, device=device)[None, None, :] / sampling_angstrom[:, None, None]
@@ -246,13 +267,17 @@ def optics(
             conditions.amorphous_angstrom, qx, qy, sampling_angstrom, energy_ev, generator
         )
         waves = waves * torch.polar(torch.ones_like(phase), phase)
-    image = torch.fft.ifft2(torch.fft.fft2(waves) * contrast_transfer(conditions, qx, qy, energy_ev))
+    spectrum, images = torch.fft.fft2(waves), []
+    for further in focal_series_angstrom:
+        there = replace(conditions, defocus_angstrom=conditions.defocus_angstrom + further)
+        images.append(torch.fft.ifft2(spectrum * contrast_transfer(there, qx, qy, energy_ev)))
+    image = torch.stack(images, 1)
     intensity = image.real**2 + image.imag**2
     y = torch.linspace(-0.5, 0.5, ny, device=device)[:, None]
     x = torch.linspace(-0.5, 0.5, nx, device=device)[None, :]
     u = conditions.uneven[:, :, None, None]
     light = 1 + u[:, 0] * y + u[:, 1] * x + u[:, 2] * y**2 + u[:, 3] * x * y + u[:, 4] * x**2
-    return intensity * light
+    return intensity * light[:, None]
 
 
 def modulation_transfer(conditions: Conditions, ny: int, nx: int) -> torch.Tensor:
@@ -271,11 +296,14 @@ def expose(
     conditions: Conditions,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """What the camera reports, (b, ny, nx) f4 in electrons per pixel, of mean intensities (b, ny, nx)."""
+    """What the camera reports, (b, k, ny, nx) f4 in electrons per pixel, of mean intensities (b, k, ny, nx).
+
+    Every image gets the dose, and has its own noise.
+    """
     ny, nx = intensity.shape[-2:]
-    electrons = intensity * (conditions.dose_e_angstrom2 * sampling_angstrom**2)[:, None, None]
-    mtf = modulation_transfer(conditions, ny, nx)
-    counting = conditions.counting[:, None, None]
+    electrons = intensity * (conditions.dose_e_angstrom2 * sampling_angstrom**2)[:, None, None, None]
+    mtf = modulation_transfer(conditions, ny, nx)[:, None]
+    counting = conditions.counting[:, None, None, None]
 
     def blur(image: torch.Tensor) -> torch.Tensor:
         return torch.fft.irfft2(torch.fft.rfft2(image) * mtf, s=(ny, nx))

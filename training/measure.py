@@ -50,7 +50,7 @@ REPORTED_FALSE = np.dtype([*_OF, ("where", "i4"), ("support_nm", "f4")])  # at t
 
 
 class Finder(Protocol):
-    """Finds the columns in counts (ny, nx), and gives the normalized image (ny, nx) f4 in which it did.
+    """Finds the columns in counts (k, ny, nx), and gives the normalized images (k, ny, nx) f4 in which it did.
 
     `stage_ns` is the time that each stage took for the last image; "network" is one of them.
     """
@@ -110,7 +110,7 @@ def measure(
     """Let every engine read every shot.
 
     The first `log_images` shots, and the first `log_images` usable ones, are also read by a Laplacian of Gaussian
-    that is tuned on each image knowing the truth; it is slow.
+    that is tuned on each image knowing the truth; it is slow. Of a stack it reads the first image.
     """
     images: list[np.ndarray] = []
     rows: dict[str, list[Reading]] = {name: [] for name in readers}
@@ -121,7 +121,7 @@ def measure(
         usable += shot.usable
         with_log = number < log_images or (shot.usable and usable <= log_images)
         for name, reader in readers.items():
-            shape = next(iter(shot.counts.values())).shape
+            shape = next(iter(shot.counts.values())).shape[1:]
             lowest = min(CANDIDATE, reader.threshold)
             finder = reader.finder(shape, shot.truth.sampling_nm, lowest)
             for dose, counts in shot.counts.items():
@@ -131,7 +131,7 @@ def measure(
                     table["image"], table["dose"] = number, dose
                 rows[name].append(reading)
                 if with_log and (number, dose) not in log:
-                    log[number, dose] = tuned_log(seen, shot.truth)
+                    log[number, dose] = tuned_log(seen[0], shot.truth)
         on_shot()
     together = {name: _together(readings) for name, readings in rows.items()}
     return Measured(np.concatenate(images), together, log, log_images)
@@ -163,7 +163,7 @@ def _read(columns: Columns, shot: Shot, threshold: float) -> Reading:
     candidates["is_a"][i_any] = np.where(truth.judged[j_any], COLUMN, UNJUDGED)
 
     false_yx_nm = reported_yx_px[is_false] * truth.sampling_nm
-    side_nm = len(next(iter(shot.counts.values()))) * truth.sampling_nm
+    side_nm = next(iter(shot.counts.values())).shape[-1] * truth.sampling_nm
     false = np.zeros(len(false_yx_nm), REPORTED_FALSE)
     false["support_nm"] = distance_nm(false_yx_nm, shot.support_yx_px * truth.sampling_nm, side_nm)
     particle_nm = distance_nm(false_yx_nm, truth.yx_px * truth.sampling_nm, side_nm)

@@ -135,6 +135,11 @@ class Recipe(BaseModel):
         return MONOLAYER_CLASSES if self.stem is not None and self.lattice.true_scale else ("column",)
 
     @property
+    def input_channels(self) -> int:
+        """Images that the network is shown together: 1, or those of a stack, a focal series."""
+        return len(self.imaging.focal_series_angstrom)
+
+    @property
     def spacing_px_range(self) -> tuple[float, float] | None:
         """Of an engine that is scaled by the spacing of columns: those it reads."""
         return self.lattice.spacing_px if self.engine.nominal_spacing_px is not None else None
@@ -143,6 +148,11 @@ class Recipe(BaseModel):
     def _possible_stem(self) -> Self:
         if self.stem is not None:
             _check_stem(self.stem, self.lattice, self.validation_lattice)
+            if self.input_channels > 1:
+                raise ValueError(
+                    "imaging.focal_series_angstrom means nothing to [stem]: expected one image at a time, got a stack "
+                    f"of {self.input_channels}; remove one of the two"
+                )
         free = self.stem is not None and not self.lattice.true_scale
         if free != (self.engine.nominal_spacing_px is not None):
             raise ValueError(
@@ -157,7 +167,7 @@ class Recipe(BaseModel):
         for section in (self.specimen, self.validation_specimen, self.imaging, *stem):
             for key, value in section:
                 numbers = isinstance(value, tuple) and all(isinstance(item, float) for item in value)
-                if numbers and value[0] > value[1]:
+                if numbers and key != "focal_series_angstrom" and value[0] > value[1]:
                     raise ValueError(f"{key} is a range from {value[0]} down to {value[1]}: swap the two")
         for key, section in (("specimen", self.specimen), ("validation_specimen", self.validation_specimen)):
             if self.stem is None and self.data.crop_px > section.side_px:

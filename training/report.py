@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from engines.manifest import Manifest
+from engines.manifest import EngineMismatch, Manifest
 from training import figures
 from training.evaluate import CANDIDATE
 from training.measure import Measured, Reader, Reading, measure
@@ -47,7 +47,19 @@ def evaluate_engine(
     Returns
     -------
     The report, as in report.json.
+
+    Raises
+    ------
+    EngineMismatch
+        If an engine does not read as many images at once as the recipe has in a stack.
     """
+    for one in manifests.values():
+        if one.input_channels != recipe.input_channels:
+            raise EngineMismatch(
+                f"engine {one.name} cannot be shown what {recipe.name} images: expected it to read "
+                f"{recipe.input_channels} at once (imaging.focal_series_angstrom), got {one.input_channels}; give the "
+                "recipe it was trained by"
+            )
     waves, facts = subjects
     name, *others = readers
     kind, doses = recipe.validation_specimen.kind, recipe.data.doses_e_angstrom2
@@ -76,7 +88,9 @@ def evaluate_engine(
             "all": _set(measured, kind, name, others, np.arange(len(measured.images))),
             "usable": _set(measured, kind, name, others, usable),
         },
-        "time": time_per_frame(readers, {key: m.nominal_nm_px for key, m in manifests.items()}),
+        "time": time_per_frame(
+            readers, {key: m.nominal_nm_px for key, m in manifests.items()}, recipe.input_channels
+        ),
     }
     report = write_report(report, markdown, out)
     draw_pictures(report, out)

@@ -26,22 +26,24 @@ def draw_samples(
 ) -> None:
     """A PNG of the first images at a high and a low dose, a row for each; circles are true columns, dots found ones.
 
+    Of a stack its first image is shown.
+
     Parameters
     ----------
-    shown : per dose, normalized images (ny, nx) f4 and truths.
+    shown : per dose, normalized images (k, ny, nx) f4 and truths.
     found : per dose and image, what was found, and the truth.
     threshold : score from which a column counts as found.
     """
     doses = sorted(shown, reverse=True)
     rows = list(dict.fromkeys([doses[len(doses) // 4], doses[-1 - len(doses) // 4]]))
-    ny, nx = (min(n, _SIDE_PX) * _ZOOM for n in shown[rows[0]][0][0].shape)
+    ny, nx = (min(n, _SIDE_PX) * _ZOOM for n in shown[rows[0]][0][0].shape[1:])
     count = min(SHOWN, len(shown[rows[0]]))
     sheet = Image.new("RGB", (count * nx, len(rows) * ny))
     for row, dose in enumerate(rows):
         for k in range(count):
             columns, truth = found[dose][k]
             seen = columns.yx_px[columns.score >= threshold]
-            picture = _picture(shown[dose][k][0], truth.yx_px, seen)
+            picture = _picture(shown[dose][k][0][0], truth.yx_px, seen)
             ImageDraw.Draw(picture).text(
                 (4, 2), f"{dose:g} e/A2", fill=(255, 255, 255), stroke_width=1, stroke_fill=0
             )

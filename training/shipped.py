@@ -56,7 +56,7 @@ def begin_with(network: Slim | FusionNet, weights: Weights, images: Iterable[tor
     Parameters
     ----------
     network : that the weights are for.
-    images : batches (b, 1, ny, nx) of the recipe's, where the network is: what norms see is measured on them.
+    images : batches (b, c, ny, nx) of the recipe's, where the network is: what norms see is measured on them.
     """
     layers, norms = _layers(network), _norms(network)
     with torch.no_grad():

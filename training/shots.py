@@ -29,17 +29,17 @@ _BATCH = (
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """One specimen under one set of conditions, at every dose.
+    """One specimen under one set of conditions, at every dose; an image, or a stack.
 
     Attributes
     ----------
     specimen, draw : the how manieth of each.
     truth : its columns, in the order of `facts`.
     support_yx_px : (k, 2) f8, atoms of the support in the image.
-    defocus_nm, transfer : of the lens; `imaging.transfer`.
-    agreement : share of the columns that show the commoner sign of contrast, before any noise.
+    defocus_nm, transfer : of the lens; `imaging.transfer`. Of a stack, in its first image.
+    agreement : share of the columns that show the commoner sign of contrast there, before any noise.
     least_transfer : |transfer| from which the recipe calls an image usable.
-    counts : by dose in e/Å², (ny, nx) f4.
+    counts : by dose of each image in e/Å², (k, ny, nx) f4.
     """
 
     specimen: int
@@ -103,7 +103,7 @@ def shoot(
                 for dose in doses_e_angstrom2
             }
             sampling = torch.tensor([10 * truth.sampling_nm for truth in scene.truths])
-            shares = agreements(atom_contrast(scene.intensity, sampling), scene.truths)
+            shares = agreements(atom_contrast(scene.intensity[:, 0], sampling), scene.truths)
             weakest = transfer(
                 scene.conditions, recipe.waves.energy_ev, recipe.imaging.spacings_angstrom
             ).tolist()

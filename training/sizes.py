@@ -91,9 +91,10 @@ def measured(cache: Path, trained: dict[str, Path]) -> list[Size]:
         network = network_of(checkpoint)
         scores = _scores(network, checkpoint.recipe, cache)
         found.append((label, scores, sum(p.numel() for p in network.parameters())))
-        to_onnx(Probabilities(network), folder / "network.onnx", network.multiple_of)
+        channels = checkpoint.recipe.input_channels
+        to_onnx(Probabilities(network), folder / "network.onnx", network.multiple_of, channels)
         side_px = _whole(FIELD_NM / checkpoint.recipe.engine.nominal_nm_px)
-        image = rng.normal(size=(1, 1, side_px, side_px)).astype(np.float32)
+        image = rng.normal(size=(1, channels, side_px, side_px)).astype(np.float32)
         onnx[label] = (openvino_maps(folder / "network.onnx", threads=1), image)
     taken: dict[str, list[float]] = {label: [] for label in onnx}
     for turn in range(_REPEATS + 1):

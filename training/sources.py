@@ -68,12 +68,13 @@ def threshold_images(recipe: Recipe, cache: Path) -> Shown:
     shots = list(shoot(recipe, *validation_subjects(recipe, cache), draws, doses))
     usable = [shot for shot in shots if shot.usable]
     log.info("%d of %d images are usable to choose a threshold on", len(usable), len(shots))
-    normalizer = Normalizer(next(iter(shots[0].counts.values())).shape, sigma_px(recipe))
+    channels, *shape_yx = next(iter(shots[0].counts.values())).shape
+    normalizer = Normalizer((shape_yx[0], shape_yx[1]), sigma_px(recipe), channels)
     return {dose: [(normalizer(shot.counts[dose]), shot.truth) for shot in usable or shots] for dose in doses}
 
 
 def calibration_images(recipe: Recipe, cache: Path) -> np.ndarray:
-    """Images of training specimens that no training has seen, (n, 1, ny, nx) f4 normalized."""
+    """Images of training specimens that no training has seen, (n, k, ny, nx) f4 normalized."""
     if recipe.stem is not None:
         images = StemImages(recipe, 1)
         steps = range(recipe.train.steps, recipe.train.steps + -(-_CALIBRATION // recipe.data.batch))

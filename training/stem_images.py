@@ -125,11 +125,11 @@ def validation_scenes(recipe: Recipe, count: int | None = None) -> list[StemScen
 
 
 def stem_validation_images(recipe: Recipe) -> dict[float, list[tuple[np.ndarray, Truth]]]:
-    """Per dose in e/Å² the same scenes, normalized images (ny, nx) f4 with their truth."""
+    """Per dose in e/Å² the same scenes, normalized images (1, ny, nx) f4 with their truth."""
     scenes = validation_scenes(recipe)
     return {
         dose: [
-            (photograph(scene, recipe, [VALIDATION, n, int(dose)], dose), truth_of(scene, recipe))
+            (photograph(scene, recipe, [VALIDATION, n, int(dose)], dose)[None], truth_of(scene, recipe))
             for n, scene in enumerate(scenes)
         ]
         for dose in recipe.data.doses_e_angstrom2

@@ -20,8 +20,10 @@ SIDE_PX = 512
 _REPEATS = 9
 
 
-def time_per_frame(readers: Mapping[str, Reader], pixel_size_nm: Mapping[str, float]) -> dict[str, Any]:
-    """Median times in ms for a frame of SIDE_PX², all engines and the reference taking turns.
+def time_per_frame(
+    readers: Mapping[str, Reader], pixel_size_nm: Mapping[str, float], channels: int = 1
+) -> dict[str, Any]:
+    """Median times in ms for a frame of SIDE_PX², or a stack of such, all engines and the reference taking turns.
 
     The reference is FusionNet with 32 features in ONNX Runtime, fp32, untrained: its time does not depend on its
     weights.
@@ -29,17 +31,18 @@ def time_per_frame(readers: Mapping[str, Reader], pixel_size_nm: Mapping[str, fl
     Parameters
     ----------
     pixel_size_nm : per engine, one that it reads without resampling.
+    channels : images in a stack.
     """
-    counts = np.random.default_rng(0).poisson(20, (SIDE_PX, SIDE_PX)).astype(np.uint16)
+    counts = np.random.default_rng(0).poisson(20, (channels, SIDE_PX, SIDE_PX)).astype(np.uint16)
     finders = {
-        name: reader.finder(counts.shape, pixel_size_nm[name], reader.threshold)
+        name: reader.finder(counts.shape[1:], pixel_size_nm[name], reader.threshold)
         for name, reader in readers.items()
     }
     with tempfile.TemporaryDirectory(prefix="hopscope-reference-") as folder:
-        network = build_network("fusionnet32")
-        to_onnx(Probabilities(network), Path(folder) / "reference.onnx", network.multiple_of)
+        network = build_network("fusionnet32", channels)
+        to_onnx(Probabilities(network), Path(folder) / "reference.onnx", network.multiple_of, channels)
         reference = onnxruntime_maps(Path(folder) / "reference.onnx")
-        batch = counts[None, None].astype(np.float32)
+        batch = counts[None].astype(np.float32)
         whole: dict[str, list[float]] = {name: [] for name in finders}
         inside: dict[str, list[float]] = {name: [] for name in finders}
         yardstick = []

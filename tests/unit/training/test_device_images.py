@@ -45,11 +45,11 @@ def test_the_normalization_is_the_streams(shape, sigma_px):
     light = 50 + 20 * np.sin(x / 30) + 0.2 * y
     images = rng.poisson(np.stack([light, 0.05 * light, 1e3 * light])).astype("f4")
     images[0, :, : shape[1] // 2] = 7.0  # a beam stop's shadow: flat
-    ours = DeviceNormalizer(shape, sigma_px, CPU)(torch.from_numpy(images)).numpy()
+    ours = DeviceNormalizer(shape, sigma_px, CPU)(torch.from_numpy(images)[:, None])[:, 0].numpy()
     theirs = Normalizer(shape, sigma_px)
     for image, mine in zip(images, ours, strict=True):
         assert np.abs(mine - theirs(image)).max() < 1e-4
-    flat = DeviceNormalizer(shape, sigma_px, CPU)(torch.full((1, *shape), 3.0))
+    flat = DeviceNormalizer(shape, sigma_px, CPU)(torch.full((1, 1, *shape), 3.0))
     assert float(flat.abs().max()) == 0
 
 
@@ -73,7 +73,7 @@ def test_nothing_is_left_on_the_cpu(monkeypatch):
     intensity = optics(waves, sampling, there, 300e3, None)
     made = [
         expose(intensity, sampling, there, None),
-        atom_contrast(intensity, sampling),
+        atom_contrast(intensity[:, 0], sampling),
         transfer(there, 300e3, ImagingSettings().spacings_angstrom),
         DeviceNormalizer((64, 64), 20.0, meta)(intensity),
         column_maps([Truth(np.zeros((3, 2)), np.ones(3), 0.02, "")], 32, 0.45, 2, meta),

@@ -62,7 +62,7 @@ def scene() -> Shot:
         support_nm=distance_nm(yx * 0.02, support * 0.02, 1.92),
         support_yx_nm=support * 0.02,
     )
-    counts = {dose: np.ones((96, 96), np.float32) for dose in (310.0, 30.0)}
+    counts = {dose: np.ones((1, 96, 96), np.float32) for dose in (310.0, 30.0)}
     truth = Truth(yx, atoms, 0.02, "nine", beyond_yx_px=np.array([[-2.0, 60.0]]))
     return Shot(0, 0, facts, truth, support, 5.0, 0.5, 1.0, LEAST_TRANSFER, counts)
 
@@ -151,7 +151,7 @@ def test_the_report_holds_all_that_was_measured(supported, tmp_path, monkeypatch
     manifest = Manifest.load(MODELS / "au-on-oxide-hrtem.toml")
     monkeypatch.setattr(
         "training.report.time_per_frame",
-        lambda readers, sizes: {
+        lambda readers, sizes, channels: {
             "side_px": 512,
             "processor": "an abacus",
             "reference": "the reference",

@@ -102,7 +102,7 @@ def test_the_image_is_abtems():
     theirs = abtem.Waves(xy, energy=ENERGY_EV, sampling=0.2).apply_ctf(abtems(lens)).intensity()
     theirs = np.asarray(theirs.compute(progress_bar=False).array).T  # abTEM's arrays are (x, y)
     waves = torch.from_numpy(np.ascontiguousarray(xy.T))[None]
-    ours = optics(waves, torch.tensor([0.2]), conditions(**lens), ENERGY_EV, generator_for(0))[0].numpy()
+    ours = optics(waves, torch.tensor([0.2]), conditions(**lens), ENERGY_EV, generator_for(0))[0, 0].numpy()
     assert theirs.std() > 0.05
     assert np.abs(ours - theirs).max() < 1e-4
 
@@ -116,7 +116,9 @@ def test_the_camera_is_abtems():
     image = abtem.measurements.Images(np.full((256, 256), 1.5, np.float32), sampling=0.2)
     theirs = image.poisson_noise(dose_per_area=100.0, seed=1).array
     counting = conditions(counting=True)
-    mine = expose(torch.full((1, 256, 256), 1.5), torch.tensor([0.2]), counting, generator_for(5))[0].numpy()
+    mine = expose(torch.full((1, 1, 256, 256), 1.5), torch.tensor([0.2]), counting, generator_for(5))[
+        0, 0
+    ].numpy()
     assert theirs.mean() == pytest.approx(1.5 * 100 * 0.2**2, abs=0.04)  # 4 standard errors
     assert mine.mean() == pytest.approx(theirs.mean(), abs=0.06)
     assert mine.var() == pytest.approx(theirs.var(), rel=0.05)
@@ -124,16 +126,16 @@ def test_the_camera_is_abtems():
 
 def test_the_calibration_reads_the_camera_that_was_drawn():
     """From simulated vacuum `stream.mtf` finds the MTF it was simulated with, and a counting camera."""
-    sampling, light = torch.tensor([0.2]), torch.ones(1, 384, 384)
+    sampling, light = torch.tensor([0.2]), torch.ones(1, 1, 384, 384)
     for seed, c in enumerate([(0.08, 0.35, 2.8), (0.03, 0.5, 2.2)]):
         drawn = dict(zip(("mtf_c1", "mtf_c2", "mtf_c3"), c, strict=True))
         for dose in (20.0, 2000.0):
             camera = conditions(**drawn, dose_e_angstrom2=dose)
-            fit = fit_mtf([expose(light, sampling, camera, generator_for(6, seed))[0].numpy()])
+            fit = fit_mtf([expose(light, sampling, camera, generator_for(6, seed))[0, 0].numpy()])
             for true, (low, high) in zip(c, fit.intervals, strict=True):
                 assert low <= true <= high
             counting = conditions(**drawn, dose_e_angstrom2=dose, counting=True)
-            assert fit_mtf([expose(light, sampling, counting, generator_for(7, seed))[0].numpy()]).white
+            assert fit_mtf([expose(light, sampling, counting, generator_for(7, seed))[0, 0].numpy()]).white
 
 
 def test_deflection_blurs_like_a_gaussian_of_its_rms():
@@ -157,7 +159,7 @@ def test_atoms_are_bright_or_dark_as_transfer_says():
     signs = set()
     for defocus in (-60.0, 60.0):
         lens = conditions(defocus_angstrom=defocus, focal_spread_angstrom=20.0)
-        image = optics(wave, torch.tensor([0.2]), lens, ENERGY_EV, generator_for(0))[0]
+        image = optics(wave, torch.tensor([0.2]), lens, ENERGY_EV, generator_for(0))[0, 0]
         sign = float(transfer(lens, ENERGY_EV, SPACINGS))
         assert np.sign(sign) == np.sign(float(image[32, 32]) - 1)
         assert abs(sign) > 0.3
@@ -168,12 +170,12 @@ def test_atoms_are_bright_or_dark_as_transfer_says():
 def test_noise_takes_its_colour_from_the_camera():
     """A scintillator filters its shot noise with the MTF; a counting camera's stays white."""
     n, count = 64, 200
-    flat = torch.ones(count, n, n)
+    flat = torch.ones(count, 1, n, n)
     expected_counts = 100.0 * 0.2**2
     sampling = torch.full((count,), 0.2)
     for counting in (False, True):
         camera = conditions(count, mtf_c1=0.05, counting=counting)
-        images = expose(flat, sampling, camera, generator_for(1))
+        images = expose(flat, sampling, camera, generator_for(1))[:, 0]
         assert float(images.mean()) == pytest.approx(expected_counts, rel=0.01)
         power = torch.fft.rfft2(images - images.mean()).abs().square().mean(0) / n**2
         mtf = modulation_transfer(camera, n, n)[0]
@@ -185,13 +187,13 @@ def test_noise_takes_its_colour_from_the_camera():
 
 def test_both_cameras_blur_the_signal_alike():
     n = 64
-    edge = torch.full((64, n, n), 0.5)
-    edge[:, :, n // 2 :] = 2.0
+    edge = torch.full((64, 1, n, n), 0.5)
+    edge[..., n // 2 :] = 2.0
     sampling = torch.full((64,), 0.2)
     profiles = [
         expose(
             edge, sampling, conditions(64, dose_e_angstrom2=1e4, counting=counting), generator_for(2)
-        ).mean((0, 1))
+        ).mean((0, 1, 2))
         for counting in (False, True)
     ]
     assert float((profiles[0] - profiles[1]).abs().max()) < 3.0  # of 200 to 800 electrons per pixel

@@ -243,7 +243,7 @@ def test_a_scale_by_spacing_goes_with_lattices_without_one(tmp_path: Path):
 def test_networks_of_several_classes_are_judged():
     recipe = recipe_of("tmd-stem")
     scene = validation_scenes(recipe, 1)[0]
-    shown = [(photograph(scene, recipe, [1], 1000.0), truth_of(scene, recipe))]
+    shown = [(photograph(scene, recipe, [1], 1000.0)[None], truth_of(scene, recipe))]
     torch.manual_seed(0)
     network = build_network("slim16_s2", classes=4)
     score = score_at(candidates(network_maps(network), network.stride, shown, recipe), 0.5)

@@ -33,6 +33,20 @@ def test_shipped_recipes_can_be_followed(path):
         ("[train]\nsteps = 0", "train.steps"),
         ("[imaging]\ncs_um = [20.0, -20.0]", "cs_um is a range from 20.0 down to -20.0"),
         ("[imaging]\ndose_e_angstrom2 = [0.0, 10.0]", "dose_e_angstrom2 must be positive"),
+        ("[imaging]\nfocal_series_angstrom = []", "imaging.focal_series_angstrom: "),
+        (
+            "[imaging]\nfocal_series_angstrom = [60.0, 0.0]",
+            "0.0 first, then others, finite and all different",
+        ),
+        (
+            "[imaging]\nfocal_series_angstrom = [0.0, 60.0, 60.0]",
+            "0.0 first, then others, finite and all different",
+        ),
+        ("[imaging]\nfocal_series_angstrom = [0.0, inf]", "0.0 first, then others, finite and all different"),
+        (
+            "[stem]\n[imaging]\nfocal_series_angstrom = [0, 60]",
+            "focal_series_angstrom means nothing to [stem]",
+        ),
         ("[data]\ncrop_px = 512", "exceeds specimen.side_px 320"),
         ("[gpu]\nbatches = 3", "unknown key 'gpu.batches', the nearest known is 'batch'"),
         ("[train", "is not TOML"),
@@ -84,7 +98,7 @@ def test_images_are_normalized_as_in_use_and_labels_lie_on_columns(cache):
     for image, truth in zip(images, scene.truths, strict=True):
         assert len(truth.yx_px) > 10
         assert tuned_log(image, truth).f1 > 0.8  # moved together, image and truth
-    contrast = atom_contrast(scene.intensity, torch.full((2,), 0.2)).numpy()
+    contrast = atom_contrast(scene.intensity[:, 0], torch.full((2,), 0.2)).numpy()
     for shown, truth in zip(contrast, scene.truths, strict=True):
         y, x = np.rint(truth.yx_px[truth.atoms >= 2]).astype(int).T % 96
         bright = np.mean(shown[y, x] > 0)

@@ -158,7 +158,7 @@ def test_stem_images_train_a_network_of_several_classes(tmp_path):
     assert not any(torch.equal(mean.network[name], whole.network[name]) for name in spread)
     with pytest.raises(TrainingError, match="two or more trainings of a slim16_s2"):
         average(whole.recipe, [whole], cache)
-    with pytest.raises(TrainingError, match="of 4 classes, this recipe trains a slim16_s2 of 1"):
+    with pytest.raises(TrainingError, match="to 4 classes, this recipe trains a slim16_s2 of 1 images to 1"):
         run(write_recipe(tmp_path), tmp_path / "other", start_from=tmp_path / "whole/checkpoint.pt")
 
 
@@ -177,7 +177,7 @@ def test_a_process_that_makes_images_has_one_thread_everywhere():
 
 
 def test_pictures_mark_what_is_there_and_what_was_found(tmp_path):
-    image = np.zeros((64, 64), np.float32)
+    image = np.zeros((1, 64, 64), np.float32)
     truth = Truth(np.array([[10.0, 20.0]]), np.array([3]), 0.02, "")
     yx, score = np.array([[40.0, 50.0], [10.0, 50.0]], np.float32), np.array([0.9, 0.4], np.float32)
     found = Columns(yx, np.full(2, np.nan, np.float32), score, np.ones(2, np.uint8))
