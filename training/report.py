@@ -53,13 +53,7 @@ def evaluate_engine(
     EngineMismatch
         If an engine does not read as many images at once as the recipe has in a stack.
     """
-    for one in manifests.values():
-        if one.input_channels != recipe.input_channels:
-            raise EngineMismatch(
-                f"engine {one.name} cannot be shown what {recipe.name} images: expected it to read "
-                f"{recipe.input_channels} at once (imaging.focal_series_angstrom), got {one.input_channels}; give the "
-                "recipe it was trained by"
-            )
+    check_stacks(recipe, manifests)
     waves, facts = subjects
     name, *others = readers
     kind, doses = recipe.validation_specimen.kind, recipe.data.doses_e_angstrom2
@@ -76,6 +70,7 @@ def evaluate_engine(
         "kind": kind,
         "specimens": len(waves),
         "draws": draws,
+        "focal_series_nm": [defocus / 10 for defocus in recipe.imaging.focal_series_angstrom],
         "candidates_above": CANDIDATE,
         "shown_doses": list(doses[1::2]),
         "usable_if": {
@@ -95,6 +90,17 @@ def evaluate_engine(
     report = write_report(report, markdown, out)
     draw_pictures(report, out)
     return report
+
+
+def check_stacks(recipe: Recipe, manifests: Mapping[str, Manifest]) -> None:
+    """Raise EngineMismatch where an engine does not read as many images at once as the recipe has in a stack."""
+    for one in manifests.values():
+        if one.input_channels != recipe.input_channels:
+            raise EngineMismatch(
+                f"engine {one.name} cannot be shown the images of {recipe.name}: expected it to read "
+                f"{recipe.input_channels} at once (imaging.focal_series_angstrom), got {one.input_channels}; give the "
+                "recipe it was trained by"
+            )
 
 
 def _set(measured: Measured, kind: str, name: str, others: list[str], chosen: np.ndarray) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from training.baseline import tuned_log
 from training.evaluate import VALIDATION, Score, judge_columns, pair
 from training.measure import Reader
 from training.recipe import Recipe
-from training.report import write_report
+from training.report import check_stacks, write_report
 from training.stem import StemScene
 from training.stem_images import resampled, truth_of
 from training.timing import time_per_frame
@@ -45,7 +45,13 @@ def evaluate_stem_engine(
     Returns
     -------
     The report, as in report.json.
+
+    Raises
+    ------
+    EngineMismatch
+        If an engine is for stacks of images.
     """
+    check_stacks(recipe, manifests)
     name, *others = readers
     doses, classes = recipe.data.doses_e_angstrom2, len(recipe.classes)
     scores: dict[tuple[str, float], list[Score]] = {(r, d): [] for r in (*readers, "log") for d in doses}

@@ -44,6 +44,12 @@ def _head(report: dict[str, Any]) -> Iterator[str]:
         f"{report['specimens']} validation specimens that no training has seen, each under {report['draws']} sets of "
         f"imaging conditions, {every['images']} images, each at every dose."
     )
+    if len(series := report["focal_series_nm"]) > 1:
+        yield ""
+        yield (
+            f"An image here is a stack of {len(series)}, at {', '.join(f'{nm:g}' for nm in series)} nm of defocus from "
+            "the first. Each has the dose; conditions are the first one's, and the LoG reads that alone."
+        )
     yield ""
     yield "**all**: images under every condition that the recipe draws from."
     smear = (

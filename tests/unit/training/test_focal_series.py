@@ -110,7 +110,7 @@ def test_a_training_goes_on_only_with_as_many_images(cache, stacks, tmp_path):
 
 
 @pytest.mark.slow  # two networks are quantized
-def test_an_engine_for_stacks_is_trained_exported_judged_and_used(cache, stacks, tmp_path):
+def test_an_engine_for_stacks_is_trained_exported_judged_and_used(cache, stacks, tmp_path, monkeypatch):
     pytest.importorskip("nncf")
     out = tmp_path / "out"
     written = export(run(stacks, out, cache=cache), "pairs", out, cache=cache)
@@ -134,6 +134,12 @@ def test_an_engine_for_stacks_is_trained_exported_judged_and_used(cache, stacks,
         np.save(tmp_path / "odd.npy", stack[:3])
         with pytest.raises(EngineMismatch, match=r"expected a multiple of that in .*odd\.npy, got 3"):
             detect_images([tmp_path / "odd.npy"], tmp_path / "no.csv", chosen, 0.02, None)
+    monkeypatch.setattr("training.timing.SIDE_PX", 64)
+    with open_engine(written[0], threads=1) as engine:
+        readers = {"pairs-fp32": Reader(partial(ColumnFinder, engine), 0.5)}
+        evaluate_engine(stacks, subjects, readers, manifests, tmp_path / "report", draws=1, log_images=1)
+    text = (tmp_path / "report/report.md").read_text(encoding="utf-8")
+    assert "An image here is a stack of 2, at 0, 8 nm of defocus from the first" in text
     alone = load_recipe(cache / "recipe.toml")
     with pytest.raises(EngineMismatch, match=r"pairs-fp32 .* expected it to read 1 at once .* got 2"):
         evaluate_engine(alone, subjects, {}, manifests, tmp_path / "report")
