@@ -109,6 +109,19 @@ def test_follows_a_jump_even_by_a_lattice_vector_when_there_is_an_outline(jump):
         assert np.abs(shift.yx_px - jump).max() < 2 * ERROR_PX
 
 
+@pytest.mark.parametrize("centre_yx_px", [(255.5, 255.5), (255.5, 480.0)])  # in the middle, cut by the border
+@pytest.mark.parametrize("jump", [*VECTORS, (-VECTORS[0][0], VECTORS[0][1])])
+def test_follows_a_jump_by_a_lattice_vector_among_very_many_columns(jump, centre_yx_px):
+    rng = np.random.default_rng(14)
+    sites, drift = particle(220, centre_yx_px=centre_yx_px), Drift(SHAPE)
+    sites = sites[np.all((sites > 0) & (sites < 511), axis=1)]
+    assert len(sites) > 500
+    for _ in range(30):
+        drift.update(columns(rng, sites, 0.0, 0.9, 60), sites, SPACING_PX)
+    shift = drift.update(columns(rng, sites, np.array(jump), 0.9, 60), sites, SPACING_PX)
+    assert np.abs(shift.yx_px - jump).max() < 2 * ERROR_PX
+
+
 def test_a_lattice_without_an_outline_moves_by_the_smallest_shift():
     rng = np.random.default_rng(3)
     sites, drift = particle(600), Drift(SHAPE)
