@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from stream.picture import SAMPLES, Picture, look
+from stream.picture import SAMPLES, Picture, look_by
 
 _STEPS_PER_SPACING = 6  # samples from one column to the next
 _MEMORY_FRAMES = 2000.0  # older frames are gradually forgotten,
@@ -173,7 +173,8 @@ class Appearance:
         self._newest = (self._newest + 1) % len(self._past)
         self._looked[self._newest] = observed
         patch = self._past[self._newest]
-        look(picture.image, picture.to_image_px(yx_px), observed, int(self._step_px[0]), patch)
+        look = look_by(int(self._step_px[0]))
+        look(picture.image, picture.to_image_px(yx_px), observed, patch)
         ratio = _filtered(patch, self._filter, self._offset)
         doubt = np.maximum(self._excess, 1.0)
         return np.where(observed, np.clip(ratio / doubt, -_MOST, _MOST), 0.0), self._told / doubt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numba import njit
@@ -77,44 +78,63 @@ def _is_least(background, y, x):
     return True
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def look(image, yx, wanted, step, patches):
-    """Means over squares of `step` pixels, on a grid of them around each position; at the border, its pixels.
-
-    Fills the rows of `patches` that are wanted; the others are 0.
+@cache
+def look_by(step: int):
+    """A kernel (image, yx, wanted, patches) that looks at positions in squares of `step` pixels: of every step one by
+    itself, for a compiler that knows the step makes it twice as fast.
     """
-    ny, nx = image.shape
     side = 2 * REACH + 1
     wide = side * step + 1
-    line = np.empty(wide, np.float32)  # the sum of the lines of one row of squares
-    scale = np.float32(1.0 / step**2)
-    for k in range(len(yx)):
-        patch = patches[k]
-        patch[:] = 0
-        if not wanted[k]:
-            continue
-        y = yx[k, 0] - (REACH * step + 0.5 * (step - 1))
-        x = yx[k, 1] - (REACH * step + 0.5 * (step - 1))
-        top, left = int(np.floor(y)), int(np.floor(x))
-        fy, fx = np.float32(y - top), np.float32(x - left)
-        inside = left >= 0 and left + wide <= nx
-        for i in range(side):
-            line[:] = 0
-            for v in range(
-                step + 1
-            ):  # of the first line what lies within the squares, of the one after the last too
-                share = np.float32(1) - fy if v == 0 else fy if v == step else np.float32(1)
-                source = image[min(max(top + i * step + v, 0), ny - 1)]
-                if inside:
-                    part = source[left : left + wide]
-                    for u in range(wide):
-                        line[u] += share * part[u]
-                else:
-                    for u in range(wide):
-                        line[u] += share * source[min(max(left + u, 0), nx - 1)]
-            for j in range(side):
-                first = j * step
-                total = line[first] + fx * (line[first + step] - line[first])
-                for u in range(first + 1, first + step):
-                    total += line[u]
-                patch[i * side + j] = total * scale
+
+    @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+    def look(image, yx, wanted, patches):
+        """Means over squares of `step` pixels, on a grid of them around each position; at the border, its pixels.
+
+        Fills the rows of `patches` that are wanted; the others are 0.
+        """
+        ny, nx = image.shape
+        line = np.empty(wide, np.float32)  # the sum of the lines of one row of squares
+        one, scale = np.float32(1), np.float32(1.0 / step**2)
+        for k in range(len(yx)):
+            patch = patches[k]
+            patch[:] = 0
+            if not wanted[k]:
+                continue
+            y = yx[k, 0] - (REACH * step + 0.5 * (step - 1))
+            x = yx[k, 1] - (REACH * step + 0.5 * (step - 1))
+            top, left = int(np.floor(y)), int(np.floor(x))
+            fy, fx = np.float32(y - top), np.float32(x - left)
+            if top < 0 or left < 0 or top + wide > ny or left + wide > nx:
+                _look_at_border(image, top, left, fy, fx, step, patch)
+                continue
+            for i in range(side):
+                # of the first line what lies within the squares, of the one after the last too
+                first = top + i * step
+                for u in range(wide):
+                    lines = (one - fy) * image[first, left + u] + fy * image[first + step, left + u]
+                    for v in range(1, step):
+                        lines += image[first + v, left + u]
+                    line[u] = lines
+                for j in range(side):
+                    total = line[j * step] + fx * (line[j * step + step] - line[j * step])
+                    for u in range(1, step):
+                        total += line[j * step + u]
+                    patch[i * side + j] = total * scale
+
+    return look
+
+
+@njit(cache=True, nogil=True)
+def _look_at_border(image, top, left, fy, fx, step, patch):
+    """The same of one position, of which some pixels lie outside: those of the border stand for them."""
+    ny, nx = image.shape
+    side = 2 * REACH + 1
+    for i in range(side):
+        for j in range(side):
+            for v in range(step + 1):
+                down = 1 - fy if v == 0 else fy if v == step else np.float32(1)
+                row = min(max(top + i * step + v, 0), ny - 1)
+                for u in range(step + 1):
+                    along = 1 - fx if u == 0 else fx if u == step else np.float32(1)
+                    at = min(max(left + j * step + u, 0), nx - 1)
+                    patch[i * side + j] += down * along * image[row, at] / step**2

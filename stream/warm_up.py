@@ -8,11 +8,12 @@ from stream.columns import find_columns
 from stream.find import Where
 from stream.frame import Encoding, Frame, SeriesHeader
 from stream.lattice import empty_places
-from stream.picture import Picture
+from stream.picture import SAMPLES, Picture, look_by
 from stream.tracking import Tracker
 
 SHAPE_YX = (512, 512)
 DTYPES = ("u1", "u2", "u4")  # of cameras
+_MOST_STEP_PX = 4  # of looks at sites up to 27 pixels apart, as an engine sees them
 
 
 def warm_up(where: Where, lag_frames: int) -> None:
@@ -62,6 +63,10 @@ def _warm_up_tracking(image: np.ndarray, pixel_size_nm: float, lag_frames: int) 
         )
     tracker.finish()
     tracker.maps()
+    everywhere, patches = np.ones(len(lattice), np.bool_), np.empty((len(lattice), SAMPLES), np.float32)
+    for step_px in range(1, _MOST_STEP_PX + 1):
+        for seen in (image, image[:, :-1]):
+            look_by(step_px)(seen, lattice, everywhere, patches)
     grid = np.argwhere(np.ones((9, 9)))
     honeycomb = grid[(grid[:, 0] - grid[:, 1]) % 3 > 0] @ np.array([[1.0, 0.0], [0.5, 0.75**0.5]])
     empty_places(honeycomb, honeycomb, 1.0)

@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import norm
 
 from stream.appearance import Appearance
-from stream.picture import Picture, look
+from stream.picture import Picture, look_by
 
 SPACING_PX = 12.0
 LAG = 4
@@ -162,14 +162,23 @@ def test_patches_are_means_over_squares_at_any_position(step):
     y, x = np.mgrid[:80, :80].astype(np.float32)
     yx = np.random.default_rng(8).uniform(30, 50, (20, 2))
     patches = np.empty((20, 25), np.float32)
-    look(3 * y - 2 * x, yx, np.ones(20, bool), step, patches)
+    look_by(step)(3 * y - 2 * x, yx, np.ones(20, bool), patches)
     grid = step * np.stack(np.mgrid[-2:3, -2:3], -1).reshape(-1, 2)
     at = yx[:, None] + grid
     np.testing.assert_allclose(patches, 3 * at[..., 0] - 2 * at[..., 1], atol=1e-3)
     counts = np.zeros((80, 80), np.float32)
     counts[40, 40] = 1
-    look(counts, np.array([[40.3, 39.6]]), np.ones(1, bool), step, patches[:1])
+    look_by(step)(counts, np.array([[40.3, 39.6]]), np.ones(1, bool), patches[:1])
     assert patches[0].sum() == pytest.approx(1 / step**2)
+
+
+def test_beyond_the_border_its_pixels_stand_for_what_is_not_there():
+    image = np.random.default_rng(9).normal(size=(60, 70)).astype(np.float32)
+    yx = np.random.default_rng(10).uniform((-3, -3), (63, 73), (300, 2))
+    patches, wanted = np.empty((2, 300, 25), np.float32), np.ones(300, bool)
+    look_by(3)(image, yx, wanted, patches[0])
+    look_by(3)(np.pad(image, 20, mode="edge"), yx + 20, wanted, patches[1])
+    np.testing.assert_allclose(patches[0], patches[1], atol=1e-5)
 
 
 def test_a_coarser_picture_is_looked_at_in_the_right_place():
