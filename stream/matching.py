@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+_FEW = 50  # times as many reference points as points
+
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def cells(yx, size):
@@ -96,7 +98,18 @@ def nearest(yx, reference, radius):
     index : (n,) i8, the row of `reference`, or -1.
     distance2 : (n,) f8, the squared distance, inf where there is none.
     """
-    return nearest_in(yx, cells(reference, radius), radius)
+    if len(yx) * _FEW > len(reference):
+        return nearest_in(yx, cells(reference, radius), radius)
+    index = np.full(len(yx), -1, np.int64)  # so few points do not pay for cells
+    distance2 = np.full(len(yx), np.inf)
+    for i in range(len(yx)):
+        best = radius * radius
+        for j in range(len(reference)):
+            d2 = (reference[j, 0] - yx[i, 0]) ** 2 + (reference[j, 1] - yx[i, 1]) ** 2
+            if d2 <= best:
+                best = d2
+                index[i], distance2[i] = j, d2
+    return index, distance2
 
 
 @njit(cache=True, nogil=True)

@@ -22,7 +22,11 @@ def points(seed: int, n: int, clustered: bool) -> np.ndarray:
 
 steady = settings(deadline=None, derandomize=True, max_examples=60)
 cases = given(
-    st.integers(0, 2**32 - 1), st.integers(0, 60), st.integers(0, 60), st.floats(0.01, 200.0), st.booleans()
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 60),
+    st.integers(0, 60) | st.integers(100, 300),
+    st.floats(0.01, 200.0),
+    st.booleans(),
 )
 
 
