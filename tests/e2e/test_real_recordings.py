@@ -17,8 +17,10 @@ from tests.helpers.data import data_path
 
 RECORDINGS = [
     pytest.param(("si_walk_movie.h5",), 0.02, 30, id="si_walk"),
-    pytest.param(("au_particles_750C_movie.tif",), 0.02, 60, id="au_particles"),
-    pytest.param(("graphene_hrtem", "graphene_731px_0.01196nm.tif"), 0.01196, 10, id="graphene"),
+    pytest.param(("au_particles_750C_movie.tif",), 0.02, 60, id="au_particles", marks=pytest.mark.slow),
+    pytest.param(
+        ("graphene_hrtem", "graphene_731px_0.01196nm.tif"), 0.01196, 10, id="graphene", marks=pytest.mark.slow
+    ),
     pytest.param(("wse2_ti", "1028_ADF1_2.dm4"), 0.0399, 10, id="wse2"),
 ]
 HOPSCOPE = [sys.executable, "-m", "stream.cli"]
