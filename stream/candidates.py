@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stream.matching import crowded, match, nearest
+from stream.matching import match, nearest
 from stream.places import DETECTED, GATE, Places
 
 
@@ -42,20 +42,14 @@ class Candidates(Places):
         """(n,) bool, which of these positions (n, 2) are none of a candidate."""
         return nearest(yx_nm, self.yx_nm, GATE * spacing_nm)[0] < 0
 
-    def ripen(self, known_nm: np.ndarray, apart_nm: float) -> Places:
-        """Take out those seen often enough, and forget those no longer seen.
-
-        Returns
-        -------
-        Of the former, the ones that lie `apart_nm` from all known places (k, 2) and from each other.
-        """
+    def ripen(self) -> Places:
+        """Take out those seen often enough, and forget those no longer seen; returns the former."""
         seen = self.code[-self.born_within :] == DETECTED
         ripe = np.flatnonzero(np.count_nonzero(seen, axis=0) >= self.born_after)
         gone = ~np.any(seen, axis=0)
         gone[ripe] = True
         places = Places(len(self.code))
         if len(ripe):
-            ripe = ripe[nearest(self.yx_nm[ripe], known_nm, apart_nm)[0] < 0]
-            places.take(self, ripe[~crowded(self.yx_nm[ripe], apart_nm)])
+            places.take(self, ripe)
         self.keep(~gone)
         return places

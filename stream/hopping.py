@@ -110,9 +110,9 @@ class Hopping:
         """Count raw flips of the newest frame; `code` (m,) as in `Sighting`. Returns (m,) bool."""
         self._grow(len(code))
         raw = self._sites["raw"]
-        detected = code == DETECTED
-        flipped = (code != UNOBSERVED) & (raw != _UNKNOWN) & (raw != detected)
-        raw[code != UNOBSERVED] = detected[code != UNOBSERVED]
+        detected, observed = code == DETECTED, code != UNOBSERVED
+        flipped = observed & (raw != _UNKNOWN) & (raw != detected)
+        np.copyto(raw, detected, where=observed)
         self.raw_flips += flipped
         return flipped
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from stream.candidates import Candidates
 from stream.lives import Lives
-from stream.matching import match, nearest, neighbours, spacing
+from stream.matching import crowded, match, nearest, neighbours, spacing
 from stream.places import DETECTED, GATE, MISSED, UNOBSERVED, Begun, Places, Sighting
 from stream.views import Views
 
@@ -294,7 +294,10 @@ class SiteMap:
 
     def _promote(self) -> Begun:
         """Make sites of the candidates seen often enough, forget those no longer seen."""
-        places = self._candidates.ripen(self.yx_nm[self.awake], _APART * self.spacing_nm)
+        places, apart_nm = self._candidates.ripen(), _APART * self.spacing_nm
+        if len(places.yx_nm):
+            places.keep(nearest(places.yx_nm, self.yx_nm[self.awake], apart_nm)[0] < 0)
+            places.keep(~crowded(places.yx_nm, apart_nm))
         begun = self._begin(places, proposed=False)
         if len(begun.site):
             code = self._sites.code[:, self.awake]
