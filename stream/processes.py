@@ -212,9 +212,13 @@ class Supervisor:
             self.serve.say(self.status())
 
     def status(self) -> dict[str, Any]:
-        """What the page shows beside the picture."""
+        """What the page shows beside the picture; a process that was not started yet is neither alive nor dead."""
         processes = {
-            c.name: {"pid": c.process.pid if c.process else None, "alive": c.alive, "restarts": c.restarts}
+            c.name: {
+                "pid": c.process.pid if c.process else None,
+                "alive": c.alive if c.process else None,
+                "restarts": c.restarts,
+            }
             for c in self.children
         }
         device = {key: self.analyse.facts.get(key) for key in ("device", "runs_on", "reason")}

@@ -15,7 +15,7 @@ class Session:
     """The newest figures of each process; those of the dead are kept and added."""
 
     def __init__(self) -> None:
-        self.running = False
+        self.state = "starting"  # then "running", then "ending"
         self._reports: dict[str, dict[str, Any]] = {}
         self._buried: dict[str, list[dict[str, Any]]] = {}
         self._spans: dict[int, tuple[int, int]] = {}
@@ -26,12 +26,16 @@ class Session:
         self._first_s: float | None = None
         self._last_s: float | None = None
 
+    @property
+    def running(self) -> bool:
+        return self.state == "running"
+
     def begin(self) -> None:
-        self.running = True
+        self.state = "running"
         self._began_s = time.monotonic()
 
     def end(self) -> None:
-        self.running = False
+        self.state = "ending"
         self._ended_s = time.monotonic()
 
     def alarm(self, severity: str, text: str) -> None:
@@ -115,7 +119,7 @@ class Session:
     def status(self) -> dict[str, Any]:
         """The figures as the page wants them."""
         return {
-            "state": "running" if self.running else "ending",
+            "state": self.state,
             "counters": self._counters(),
             "frames_per_s": self.frames_per_s(),
             "latency_ms": self._latency_ms,

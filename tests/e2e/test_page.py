@@ -293,6 +293,33 @@ def test_it_fits_every_screen_and_never_stretches(
     resize(browser, (1280, 720))
 
 
+def test_before_the_first_frame_it_says_what_is_waited_for(browser: Chrome) -> None:
+    session = FakeSession(8)
+    now = {"state": "starting"}
+
+    def said() -> dict[str, Any]:
+        status = session.status(**now)
+        alive = None if now["state"] == "starting" else True
+        status["processes"] |= {"detector": {"pid": None, "alive": alive, "restarts": 0}}
+        return status
+
+    with (
+        ResultsPublisher("tcp://127.0.0.1:*") as publisher,
+        ServedPage(publisher.endpoint, status=said) as page,
+    ):
+        browser.get(page.url)
+        until(
+            lambda: text(browser, "#picture .veil") == "starting: a minute or two, the first time",
+            "the start",
+        )
+        assert text(browser, "#link") == "starting"
+        assert browser.find_element(By.ID, "process-detector").get_attribute("class") == "process waiting"
+        now["state"] = "running"
+        until(lambda: text(browser, "#picture .veil") == "waiting for the first frame", "the camera's turn")
+        assert browser.find_element(By.ID, "process-detector").get_attribute("class") == "process alive"
+        assert complaints(browser) == []
+
+
 def test_a_proposed_place_is_marked(browser: Chrome) -> None:
     frame = FakeSession(3, side_px=256).frame()
     none = {"yx_px": np.zeros((0, 2), np.float32), "score": np.zeros(0, np.float32)}

@@ -143,7 +143,7 @@ function age() {
   document.body.classList.toggle("stale", old);
   document.body.classList.toggle("lost", !live.connected && live.ever);
   let text = "";
-  if (age_s === null) text = "waiting for the first frame";
+  if (age_s === null) text = state === "starting" ? "starting: a minute or two, the first time" : "waiting for the first frame";
   else if (old) text = `no frame for ${seconds(age_s)}`;
   else if (shown.frozen && frame) text = `frozen · ${count(Math.max(0, newest.frame.index - frame.index))} frames ago`;
   say(picture.veil, text);

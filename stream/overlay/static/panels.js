@@ -148,8 +148,9 @@ function showProcesses(processes) {
       group.append(row);
     }
     say(byId(id), restarts ? `${name} ×${restarts + 1}` : name);
-    byId(id).className = `process ${alive ? "alive" : "dead"}${restarts ? " again" : ""}`;
-    byId(id).title = `${name} ${alive ? "runs" : "is not running"}${pid ? ` as process ${pid}` : ""}${restarts ? `; restarted ${restarts} times` : ""}`;
+    const [is, said] = alive === null ? ["waiting", "is not started yet"] : alive ? ["alive", "runs"] : ["dead", "is not running"];
+    byId(id).className = `process ${is}${restarts ? " again" : ""}`;
+    byId(id).title = `${name} ${said}${pid ? ` as process ${pid}` : ""}${restarts ? `; restarted ${restarts} times` : ""}`;
   }
 }
 
