@@ -109,6 +109,17 @@ def test_rates_of_three_hundred_sessions(dose, rate):
         assert least < covered <= (0.985 if rate > 0.001 else 0.995)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dose", DOSES)
+@pytest.mark.parametrize("rate", [0.001, 0.01])
+def test_intervals_of_five_hundred_sessions_hold_the_truth_as_often_as_they_say(dose, rate):
+    session = looked_session(simulated(rate, DOSES[dose], 504 * 25, 2000, seed=33)[0])
+    bias, covered = of_sessions(session, rate, 25)
+    print(f"{dose} e/Å², rate {rate}, 504 sessions of 25 sites: bias {bias:+.4f}, {covered:.3f} covered")
+    assert abs(bias) < 0.05
+    assert 0.92 <= covered <= 0.98
+
+
 def test_a_site_has_the_rates_of_the_table_of_sites():
     session = looked_session(simulated(0.03, DOSES[30], 20, 500, seed=5)[0])
     rows = rate_rows(whole(session), "site", "s", rng())
