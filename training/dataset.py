@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from stream.normalize import Normalizer
+from training.camera import expose
 from training.exitwave import ExitWave, cache_path, exit_waves, load_wave
 from training.imaging import (
     Conditions,
     atom_contrast,
     draw_conditions,
-    expose,
     generator_for,
     join,
     optics,

@@ -1,4 +1,5 @@
-"""From exit waves to camera images: batched torch, the same on a CPU and on a GPU. Lengths in Å, q in 1/Å.
+"""From exit waves to the light on a camera (`camera`: what that makes of it): batched torch, the same on a CPU and on a
+GPU. Lengths in Å, q in 1/Å.
 
 The optics, per image and spatial frequency q (with azimuth φ; λ the wavelength):
 
@@ -13,11 +14,6 @@ Envelopes, all to first order in the scattered wave (transfer functions, no tran
   E_t = exp(-(δ²/4) (πλq²)²).
 * E_d: the image is deflected at random by a Gaussian of rms σ along each axis, which multiplies its spectrum
   by E_d = exp(-2π²σ²q²).
-
-The camera: mean intensity × dose × pixel area is the mean number of electrons. A scintillator counts first and
-blurs after (signal and noise both filtered: coloured noise); a counting camera localizes each electron (signal
-blurred, noise white). M(q) = (1 - c1) / (1 + (q / 2 c2 q_N)^c3) + c1 (Madsen's thesis, eq. 2.21). Gain and dark level
-are left out: the normalization takes any straight line out again.
 """
 
 from __future__ import annotations
@@ -278,40 +274,6 @@ def optics(
     u = conditions.uneven[:, :, None, None]
     light = 1 + u[:, 0] * y + u[:, 1] * x + u[:, 2] * y**2 + u[:, 3] * x * y + u[:, 4] * x**2
     return intensity * light[:, None]
-
-
-def modulation_transfer(conditions: Conditions, ny: int, nx: int) -> torch.Tensor:
-    """M(q) of the camera (b, ny, nx // 2 + 1) f4 at the frequencies of rfft2, q in units of the pixel."""
-    device = conditions.mtf_c1.device
-    qy = torch.fft.fftfreq(ny, device=device)[:, None]
-    qx = torch.fft.rfftfreq(nx, device=device)[None, :]
-    relative = torch.sqrt(qy**2 + qx**2) / 0.5  # of the Nyquist frequency
-    c1, c2, c3 = (getattr(conditions, f"mtf_c{i}")[:, None, None] for i in (1, 2, 3))
-    return (1 - c1) / (1 + (relative / (2 * c2)) ** c3) + c1
-
-
-def expose(
-    intensity: torch.Tensor,
-    sampling_angstrom: torch.Tensor,
-    conditions: Conditions,
-    generator: torch.Generator,
-) -> torch.Tensor:
-    """What the camera reports, (b, k, ny, nx) f4 in electrons per pixel, of mean intensities (b, k, ny, nx).
-
-    Every image gets the dose, and has its own noise.
-    """
-    ny, nx = intensity.shape[-2:]
-    electrons = intensity * (conditions.dose_e_angstrom2 * sampling_angstrom**2)[:, None, None, None]
-    mtf = modulation_transfer(conditions, ny, nx)[:, None]
-    counting = conditions.counting[:, None, None, None]
-
-    def blur(image: torch.Tensor) -> torch.Tensor:
-        return torch.fft.irfft2(torch.fft.rfft2(image) * mtf, s=(ny, nx))
-
-    counted = torch.poisson(
-        torch.where(counting, blur(electrons).clamp_min(0), electrons), generator=generator
-    )
-    return torch.where(counting, counted, blur(counted))
 
 
 def _amorphous_phase(

@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("abtem")
 
 from stream.normalize import Normalizer
+from training.camera import expose
 from training.dataset import TrainingImages, Truth, training_waves
 from training.device_images import DeviceImages, DeviceNormalizer, column_maps
 from training.imaging import (
@@ -15,7 +16,6 @@ from training.imaging import (
     ImagingSettings,
     atom_contrast,
     draw_conditions,
-    expose,
     generator_for,
     optics,
     transfer,

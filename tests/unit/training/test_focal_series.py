@@ -19,6 +19,7 @@ from stream.infer import ColumnFinder
 from stream.normalize import normalize_exact
 from tests.helpers.tiny_recipe import write_recipe
 from training.average import average
+from training.camera import expose
 from training.checkpoint import Checkpoint, TrainingError
 from training.dataset import (
     TrainingImages,
@@ -30,7 +31,7 @@ from training.dataset import (
 )
 from training.device_images import DeviceImages
 from training.export import export
-from training.imaging import ImagingSettings, draw_conditions, expose, generator_for, optics
+from training.imaging import ImagingSettings, draw_conditions, generator_for, optics
 from training.measure import Reader, measure
 from training.recipe import Recipe, load_recipe
 from training.report import evaluate_engine

@@ -8,14 +8,13 @@ abtem = pytest.importorskip("abtem")
 from abtem.mtf import default_mtf_func
 
 from stream.mtf import fit_mtf
+from training.camera import expose, modulation_transfer
 from training.imaging import (
     Conditions,
     ImagingSettings,
     contrast_transfer,
     draw_conditions,
-    expose,
     generator_for,
-    modulation_transfer,
     optics,
     transfer,
     wavelength_angstrom,
