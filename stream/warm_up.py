@@ -51,7 +51,7 @@ def _warm_up_finding(where: Where) -> np.ndarray:
 
 def _warm_up_tracking(image: np.ndarray, pixel_size_nm: float, lag_frames: int) -> None:
     """A lattice whose columns come and go, and which leaps; and the empty places of a honeycomb."""
-    lattice = 14.0 * np.argwhere(np.ones((30, 30)))
+    lattice = np.ascontiguousarray(14.0 * np.argwhere(np.ones((30, 30))))
     tracker = Tracker(SHAPE_YX, pixel_size_nm, 1.0, lag=lag_frames)
     empty = np.ones((SHAPE_YX[0] // 2, SHAPE_YX[1] // 2), np.float32)  # a network's map
     for index in range(4 * lag_frames):

@@ -20,6 +20,7 @@ from stream.config import Settings
 from stream.demo import demo_phantom
 from stream.find import OnCpu
 from stream.frame import Encoding, Frame, Gap, Item
+from stream.picture import look_by
 from stream.pipeline import Analysis
 from stream.warm_up import warm_up
 
@@ -28,14 +29,15 @@ FRAMES = 130
 
 def compiled() -> set[str]:
     """Every kernel of this program and each signature it was compiled for so far."""
-    return {
-        f"{module}.{name}: {signature}"
+    kernels = {
+        f"{module}.{name}": kernel
         for module, content in list(sys.modules.items())
         if module.startswith("stream") and not module.startswith(("stream.phantom", "stream.shot_noise"))
         for name, kernel in vars(content).items()
         if isinstance(kernel, CPUDispatcher)
-        for signature in kernel.signatures
     }
+    kernels |= {f"stream.picture.look_by({step})": look_by(step) for step in range(1, 5)}
+    return {f"{name}: {signature}" for name, kernel in kernels.items() for signature in kernel.signatures}
 
 
 def session(zoom: float, masked: bool) -> Iterator[Item]:
