@@ -94,9 +94,7 @@ def _left_over(patch, state, frames, total, noise):
             if weight <= 0:
                 continue
             frames_heard += weight
-            weight *= frames[s, k] / (
-                frames[s, k] + 1.0
-            )  # a mean of n frames leaves (n + 1) / n of the variance
+            weight *= frames[s, k] / (frames[s, k] + 1.0)  # a mean of n leaves (n + 1) / n of the variance
             for i in range(samples):
                 left[i] = patch[k, i] - total[s, k, i] / frames[s, k]
             for i in range(samples):

@@ -20,9 +20,7 @@ from stream.rigid import BESIDE, GATE, cast_votes, count, settle, turn_between, 
 SEVERAL = 2  # columns: so many hardly ever leave in one frame, which is blank rather; of a single one nobody can tell
 _ALPHA = 0.05  # of the running mean of unpartnered points
 _LEAP = 0.2  # of the spacing, from one frame to the next: so far a lattice is easily mistaken by one column
-_FARTHEST_RAD = (
-    0.26  # that a specimen may have turned unseen: 15 degrees, half of what makes one lattice of gold another
-)
+_FARTHEST_RAD = 0.26  # that a specimen may have turned unseen: 15°, half of what makes gold's lattice another
 _ANGLES = 2  # tried per lost frame, each as long as the search for a jump
 _RECOGNIZED = 12  # matched columns at least: many angles are tried, and few columns fit somewhere
 _NEXT = 1.7  # of the spacing: the places of the lattice beside this one
