@@ -17,6 +17,11 @@ from tests.helpers.page import ServedPage, until
 
 pytestmark = pytest.mark.browser
 
+_FITS = """
+const it = document.querySelector(arguments[0]), box = it.getBoundingClientRect();
+const around = it.parentElement.getBoundingClientRect();
+return it.scrollWidth <= it.clientWidth && box.left >= around.left - 0.5 && box.right <= around.right + 0.5;
+"""
 _PIXELS = """
 const canvas = document.querySelector(arguments[0] + " canvas"), copy = document.createElement("canvas");
 copy.width = canvas.width; copy.height = canvas.height;
@@ -313,6 +318,7 @@ def test_before_the_first_frame_it_says_what_is_waited_for(browser: Chrome) -> N
             "the start",
         )
         assert text(browser, "#link") == "starting"
+        assert browser.execute_script(_FITS, "#picture .veil"), "nothing of it is cut off"
         assert browser.find_element(By.ID, "process-detector").get_attribute("class") == "process waiting"
         now["state"] = "running"
         until(lambda: text(browser, "#picture .veil") == "waiting for the first frame", "the camera's turn")
