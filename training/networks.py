@@ -13,7 +13,9 @@ from typing import Literal
 import torch
 from torch import nn
 
-NetworkName = Literal["slim16_s2", "slim16_wide_s2", "slim32_s2", "fn16_s2", "fusionnet32"]
+NetworkName = Literal[
+    "slim16_s2", "slim16_wide_s2", "slim16_refined_s2", "slim32_s2", "fn16_s2", "fusionnet32"
+]
 
 
 class Slim(nn.Module):
@@ -22,11 +24,18 @@ class Slim(nn.Module):
     Convolution, batch norm, ReLU in this order: it quantizes well, and the norm folds into the convolution.
     Four levels of F, 2F, 4F, 6F features with additive skips; the coarsest has a residual block more, for a view of
     240 pixels: whether atoms are dark or bright is told by the particle's edge, not by its bulk. `wide` has one more
-    still, of every second and every fourth pixel, for a view of 430.
+    still, of every second and every fourth pixel, for a view of 430. `refined` has a residual block more wherever what
+    was seen at a coarser level has been added.
     """
 
     def __init__(
-        self, features: int, stride: int = 2, channels: int = 1, classes: int = 1, wide: bool = False
+        self,
+        features: int,
+        stride: int = 2,
+        channels: int = 1,
+        classes: int = 1,
+        wide: bool = False,
+        refined: bool = False,
     ) -> None:
         super().__init__()
         self.stride, self.multiple_of = stride, stride * 8
@@ -41,7 +50,14 @@ class Slim(nn.Module):
         )
         self.up = nn.ModuleList([nn.ConvTranspose2d(b, a, 2, 2) for a, b in pairwise(widths)])
         self.join = nn.ModuleList([_block(w, w) for w in widths[:-1]])
+        self.refine = nn.ModuleList([_block(w, w) for w in widths[:-1]] if refined else [])
         self.head = nn.Conv2d(features, classes + 1, 1)
+
+    @property
+    def additions(self) -> dict[str, nn.Sequential]:
+        """The residual blocks that a network without them can be given, by name."""
+        wide = {} if self.wide is None else {"wide": self.wide}
+        return wide | {f"refine.{level}": block for level, block in enumerate(self.refine)}
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = self.down[0](self.stem(images))
@@ -52,8 +68,11 @@ class Slim(nn.Module):
         x = x + self.deep(x)
         if self.wide is not None:
             x = x + self.wide(x)
-        for up, join, skip in reversed(list(zip(self.up, self.join, skips, strict=True))):
-            x = join(torch.relu(skip + up(x)))  # never negative: unsigned eight bits hold it to the last one
+        for level in reversed(range(len(skips))):
+            # never negative: unsigned eight bits hold it to the last one
+            x = self.join[level](torch.relu(skips[level] + self.up[level](x)))
+            if self.refine:
+                x = x + self.refine[level](x)
         return self.head(x)
 
 
@@ -141,7 +160,8 @@ def build_network(name: NetworkName, channels: int = 1, classes: int = 1) -> Sli
         return FusionNet(32, 1, channels, classes)
     if name == "fn16_s2":
         return FusionNet(16, 2, channels, classes)
-    return Slim(32 if name == "slim32_s2" else 16, 2, channels, classes, wide=name == "slim16_wide_s2")
+    features, refined = 32 if name == "slim32_s2" else 16, name == "slim16_refined_s2"
+    return Slim(features, 2, channels, classes, wide=refined or name == "slim16_wide_s2", refined=refined)
 
 
 def _conv_norm(inputs: int, outputs: int, norm_first: bool = True, dilation: int = 1) -> nn.Sequential:

@@ -2,6 +2,8 @@
 
 An engine has its norms folded into its convolutions. Unfolded, each norm is given the mean and the variance that its
 convolution has on training images, and the scale and offset that leave the network what the engine is, in training too.
+Residual blocks that the engine does not have begin as next to nothing. Not as nothing: behind a block that ends in a
+ReLU and gives only zeros no gradient comes back, and it would give zeros for ever.
 """
 
 from __future__ import annotations
@@ -27,18 +29,27 @@ def lineage_of(path: Path) -> tuple[str, ...]:
 
 
 Weights = dict[str, tuple[torch.Tensor, torch.Tensor]]  # layer -> weights and offsets
+_NEXT_TO_NOTHING = 0.02  # of a new block's output, of what its norm would make of it
 
 
 def weights_of(path: Path, network: Slim | FusionNet) -> Weights:
-    """An engine's weights, for a network of its kind and classes.
+    """An engine's weights, for a network of its kind and classes, which may have further `Slim.additions`.
+
+    Those of the engine that do nothing are left out.
 
     Raises
     ------
     TrainingError
         If the file is no engine of this kind of network in fp32.
     """
-    held = _weights(path)
-    expected = {name: tuple(layer.weight.shape) for name, layer in _layers(network).items()}
+    layers, held = _layers(network), _weights(path)
+    for block in _additions(network):
+        its = [name for name in layers if name.startswith(f"{block}.")]
+        if not all(name in held and held[name][0].any() for name in its):
+            for name in its:
+                layers.pop(name)
+                held.pop(name, None)
+    expected = {name: tuple(layer.weight.shape) for name, layer in layers.items()}
     got = {name: tuple(weight.shape) for name, (weight, _) in held.items()}
     if got != expected:
         name = min(k for k in got.keys() | expected.keys() if got.get(k) != expected.get(k))
@@ -64,7 +75,15 @@ def begin_with(network: Slim | FusionNet, weights: Weights, images: Iterable[tor
             layers[name].weight.copy_(weight)
             offset = norms[name].bias if name in norms else layers[name].bias
             offset.copy_(bias)  # type: ignore[union-attr]
-        _settle(network, norms, images)
+        for name, block in _additions(network).items():
+            if not any(layer.startswith(f"{name}.") for layer in weights):
+                last = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)][-1]
+                nn.init.constant_(last.weight, _NEXT_TO_NOTHING)
+        _settle(network, {name: norm for name, norm in norms.items() if name in weights}, images)
+
+
+def _additions(network: Slim | FusionNet) -> dict[str, nn.Sequential]:
+    return network.additions if isinstance(network, Slim) else {}
 
 
 def _layers(network: nn.Module) -> dict[str, nn.Conv2d | nn.ConvTranspose2d]:

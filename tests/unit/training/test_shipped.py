@@ -5,6 +5,8 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.numpy_helper
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -39,6 +41,54 @@ def test_a_network_given_an_engines_weights_is_that_engine_even_while_it_is_trai
         with torch.no_grad():
             said = torch.softmax(made(image), 1).numpy()
         np.testing.assert_allclose(said, golden["output"], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("engine", "network", "new"),
+    [
+        ("graphene-hrtem", "slim16_wide_s2", {"wide"}),
+        ("graphene-hrtem", "slim16_refined_s2", {"wide", "refine.0", "refine.1", "refine.2"}),
+    ],
+)
+def test_blocks_that_the_engine_lacks_change_next_to_nothing_at_first_and_learn_all_the_same(
+    engine, network, new
+):
+    path = MODELS / f"{engine}-fp32.onnx"
+    made = build_network(network)
+    golden = np.load(path.with_suffix(".npz"))
+    image = torch.from_numpy(golden["input"])
+    weights = weights_of(path, made)
+    assert set(made.additions) == new
+    begin_with(made, weights, [image, image])
+    logits = made(image)
+    assert np.abs(torch.softmax(logits, 1).detach().numpy() - golden["output"]).max() < 0.1
+    logits.square().mean().backward()
+    for name, block in made.additions.items():  # a block that gives zeros only would get no gradient, for ever
+        for key, parameter in block.named_parameters():
+            assert parameter.grad is not None and parameter.grad.any(), f"{name}.{key}"
+
+
+def test_a_block_that_does_nothing_in_an_engine_begins_anew(tmp_path):
+    model = onnx.load(MODELS / "au-on-oxide-hrtem-fp32.onnx")
+    (last,) = [node for node in model.graph.node if "/wide.1.0/Conv" in node.name]
+    for tensor in model.graph.initializer:
+        if tensor.name in last.input:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.zeros(tensor.dims, np.float32), tensor.name))
+    onnx.save(model, tmp_path / "idle.onnx")
+    made = build_network("slim16_wide_s2")
+    weights = weights_of(tmp_path / "idle.onnx", made)
+    assert weights and not any(name.startswith("wide") for name in weights)
+    begin_with(made, weights, [torch.zeros(1, 1, 64, 64)])
+    assert made.additions["wide"][-1][1].weight.any()
+
+
+@pytest.mark.parametrize("path", sorted(MODELS.glob("*-fp32.onnx")), ids=lambda path: path.stem)
+def test_no_convolution_of_a_shipped_engine_is_idle(path):
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.ndim == 4:
+            assert np.abs(values).max() > 1e-4, tensor.name
 
 
 def test_a_training_that_begins_with_an_engine_goes_on_from_it_and_says_so(cache, tmp_path):
