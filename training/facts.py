@@ -89,12 +89,17 @@ def specimen_facts(settings: SpecimenSettings, seed: int, wave: ExitWave | None 
 
 def distance_nm(yx_nm: np.ndarray, others_yx_nm: np.ndarray, side_nm: float) -> np.ndarray:
     """From each point (n, 2) to the nearest of others (k, 2), in a periodic square; (n,) f8, inf if there is none."""
+    return nearest(yx_nm, others_yx_nm, side_nm)[0]
+
+
+def nearest(yx_nm: np.ndarray, others_yx_nm: np.ndarray, side_nm: float) -> tuple[np.ndarray, np.ndarray]:
+    """`distance_nm`, and which of the others that is, (n,) i8; -1 if there is none."""
     if len(yx_nm) == 0 or len(others_yx_nm) == 0:
-        return np.full(len(yx_nm), np.inf)
+        return np.full(len(yx_nm), np.inf), np.full(len(yx_nm), -1)
     here, there = (
         np.mod(yx, side_nm) % side_nm for yx in (yx_nm, others_yx_nm)
     )  # twice: -1e-20 gives the side
-    return cKDTree(there, boxsize=side_nm).query(here)[0]
+    return cKDTree(there, boxsize=side_nm).query(here)
 
 
 def _with_columns(specimen: Specimen, wave: ExitWave) -> Specimen:

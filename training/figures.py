@@ -104,12 +104,29 @@ def by_image(
 def by_height(reading: Reading, chosen: np.ndarray) -> list[Row]:
     """A row for every group of column heights and every dose; what is false has no height, so no precision."""
     names = [f"{low}" if high == low + 1 else f"{low} to {high - 1}" for low, high in pairwise(ATOMS)]
-    return _by_column(reading, chosen, "atoms", [*names, f"{ATOMS[-1]} or more"], ATOMS)
+    rows = []
+    for dose in doses_of(reading):
+        true = _of(reading.true, chosen, dose)
+        true = true[true["judged"]]
+        which = np.digitize(true["atoms"], ATOMS) - 1
+        rows += [
+            {"group": name, "dose_e_angstrom2": dose, **_found(true[which == i])}
+            for i, name in enumerate([*names, f"{ATOMS[-1]} or more"])
+        ]
+    return rows
 
 
 def by_place(reading: Reading, chosen: np.ndarray, kind: str = "particle") -> list[Row]:
-    """A row for every place of a kind of specimen and every dose; no precision, as for `by_height`."""
-    return _by_column(reading, chosen, "place", list(PLACES[kind]), tuple(range(len(PLACES[kind]))))
+    """A row for every place of a kind of specimen and every dose; what is false belongs to the column it lies at."""
+    rows = []
+    for dose in doses_of(reading):
+        true, false = _of(reading.true, chosen, dose), _of(reading.false, chosen, dose)
+        true = true[true["judged"]]
+        for place, name in enumerate(PLACES[kind]):
+            at = true[true["place"] == place]
+            wrong = int(np.count_nonzero(false["place"] == place))
+            rows.append({"group": name, "dose_e_angstrom2": dose, **_found_and_false(at, wrong)})
+    return rows
 
 
 def by_support(reading: Reading, chosen: np.ndarray) -> list[Row]:
@@ -120,12 +137,8 @@ def by_support(reading: Reading, chosen: np.ndarray) -> list[Row]:
         true = true[true["judged"]]
         places = _near_support(true["support_nm"]), _near_support(false["support_nm"])
         for (name, inside), (_, wrong) in zip(*places, strict=True):
-            found = _found(true[inside])
-            missed = found["columns"] - found["found"]
-            score = Score(found["found"], missed, int(np.count_nonzero(wrong)))
-            f1 = score.f1 if found["columns"] else float("nan")
-            more = {"false": score.false, "precision": score.precision, "f1": f1}
-            rows.append({"group": name, "dose_e_angstrom2": dose, **found, **more})
+            figures = _found_and_false(true[inside], int(np.count_nonzero(wrong)))
+            rows.append({"group": name, "dose_e_angstrom2": dose, **figures})
     return rows
 
 
@@ -159,22 +172,6 @@ def between(value: np.ndarray, edges: tuple[float, ...]) -> Groups:
     which = np.digitize(value, edges[:-1]) - 1
     inside = value <= edges[-1]
     return [(f"{low:g} to {high:g}", (which == i) & inside) for i, (low, high) in enumerate(pairwise(edges))]
-
-
-def _by_column(
-    reading: Reading, chosen: np.ndarray, key: str, names: list[str], edges: tuple[float, ...]
-) -> list[Row]:
-    """A row for every group of columns, `key` of TRUE from one edge to the next (the last: from there on), and dose."""
-    rows = []
-    for dose in doses_of(reading):
-        true = _of(reading.true, chosen, dose)
-        true = true[true["judged"]]
-        which = np.digitize(true[key], edges) - 1
-        rows += [
-            {"group": name, "dose_e_angstrom2": dose, **_found(true[which == i])}
-            for i, name in enumerate(names)
-        ]
-    return rows
 
 
 def _near_support(distance_nm: np.ndarray) -> Groups:
@@ -213,3 +210,10 @@ def _found(true: np.ndarray) -> Row:
     square = float((found["error_nm"].astype(float) ** 2).sum())
     score = Score(len(found), len(true) - len(found), 0, square)
     return {"columns": len(true), "found": len(found), "recall": score.recall, "rms_pm": score.rms_pm}
+
+
+def _found_and_false(true: np.ndarray, false: int) -> Row:
+    found = _found(true)
+    score = Score(found["found"], found["columns"] - found["found"], false)
+    f1 = score.f1 if found["columns"] else float("nan")
+    return {**found, "false": false, "precision": score.precision, "f1": f1}

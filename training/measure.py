@@ -11,7 +11,7 @@ import numpy as np
 from stream.columns import Columns
 from training.baseline import tuned_log
 from training.evaluate import CANDIDATE, Score, pair
-from training.facts import distance_nm
+from training.facts import distance_nm, nearest
 from training.shots import Shot
 
 FALSE, COLUMN, UNJUDGED = range(3)  # what a candidate is: nothing, a column that counts, one that does not
@@ -46,7 +46,8 @@ TRUE = np.dtype(  # a column that is there; the error is NaN where it was missed
     ]
 )
 CANDIDATES = np.dtype([*_OF, ("score", "f4"), ("is_a", "i4")])  # maxima above `evaluate.CANDIDATE`
-REPORTED_FALSE = np.dtype([*_OF, ("where", "i4"), ("support_nm", "f4")])  # at the engine's threshold
+# At the engine's threshold; `place`: of the nearest column, -1 where none lies within a spacing.
+REPORTED_FALSE = np.dtype([*_OF, ("where", "i4"), ("place", "i4"), ("support_nm", "f4")])
 
 
 class Finder(Protocol):
@@ -166,9 +167,12 @@ def _read(columns: Columns, shot: Shot, threshold: float) -> Reading:
     side_nm = next(iter(shot.counts.values())).shape[-1] * truth.sampling_nm
     false = np.zeros(len(false_yx_nm), REPORTED_FALSE)
     false["support_nm"] = distance_nm(false_yx_nm, shot.support_yx_px * truth.sampling_nm, side_nm)
-    particle_nm = distance_nm(false_yx_nm, truth.yx_px * truth.sampling_nm, side_nm)
+    particle_nm, column = nearest(false_yx_nm, truth.yx_px * truth.sampling_nm, side_nm)
+    at_particle = particle_nm <= facts.spacing_nm
     beside = np.where(false["support_nm"] <= _ON_SUPPORT_NM, _SUPPORT, _VACUUM)
-    false["where"] = np.where(particle_nm <= facts.spacing_nm, _SPECIMEN, beside)
+    false["where"] = np.where(at_particle, _SPECIMEN, beside)
+    false["place"] = -1
+    false["place"][at_particle] = facts.place[column[at_particle]]
     return Reading(true, candidates, false)
 
 

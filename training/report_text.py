@@ -141,11 +141,11 @@ def _conditions(report: dict[str, Any]) -> Iterator[str]:
     yield "## By column"
     yield ""
     yield (
-        f"{at_doses}. What is false has neither height nor neighbours: no precision there. "
-        f"{_PLACES[report['kind']]}"
+        f"{at_doses}. What is false has no height: no precision there. {_PLACES[report['kind']]} What is false within "
+        "one column distance of a column has that one's place; the rest has none."
     )
     yield from _grouped(report, "by_height", "atoms in the column", "columns", recall)
-    yield from _grouped(report, "by_place", "place", "columns", recall)
+    yield from _grouped(report, "by_place", "place", "columns", both)
     yield from _grouped(report, "by_support_nm", "distance to the support / nm", "columns", both)
     yield ""
     yield "![Recall, F1 and positions of groups of columns](columns.png)"

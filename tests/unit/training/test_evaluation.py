@@ -114,6 +114,17 @@ def test_groups_hold_every_column_once():
     assert tilted["recall"] == pytest.approx(3 / 8)
 
 
+def test_what_is_false_belongs_to_the_place_of_the_column_it_lies_at_or_to_none():
+    # the middle column is the bulk's, and found; two beside it, one beside a corner, one far from all columns
+    measured = told([(32, 32), (36, 34), (30, 37), (14, 14), (62, 70)], [0.9, 0.8, 0.8, 0.8, 0.8])
+    rows = figures.by_place(measured.readings["told"], np.array([0]))
+    at_310 = {row["group"]: (row["found"], row["false"]) for row in rows if row["dose_e_angstrom2"] == 310}
+    assert at_310 == {"bulk": (1, 2), "surface": (0, 0), "corner": (0, 1)}
+    (bulk, *_) = rows
+    assert bulk["precision"] == pytest.approx(1 / 3)
+    assert bulk["f1"] == pytest.approx(1 / 2)
+
+
 def test_edges_belong_to_one_group_and_the_last_to_the_last():
     groups = figures.between(np.array([0.0, 1.0, 2.0, 2.1, -0.1]), (0, 1, 2))
     assert [(name, inside.tolist()) for name, inside in groups] == [
