@@ -169,6 +169,14 @@ class Manifest(BaseModel):
             )
         return self.nominal_nm_px * self.nominal_spacing_px / spacing_px
 
+    def require_single_images(self) -> None:
+        """Raise EngineMismatch for an engine for stacks: who goes frame by frame cannot use one."""
+        if self.input_channels != 1:
+            raise EngineMismatch(
+                f"engine {self.name} does not read single images: expected 1 input channel, got a stack of "
+                f"{self.input_channels}; choose another engine, or give hopscope detect files of such stacks"
+            )
+
     @classmethod
     def load(cls, path: Path | str) -> Manifest:
         """Read and check a manifest.

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from engines.files import read_engine
 from engines.manifest import EngineMismatch
 from engines.runtime import Backend, open_engine
 from stream.codecs import decode, encode
@@ -155,7 +156,15 @@ def bench_memory(engine_name: str, frames: tuple[int, int] = (1_000, 10_000), fp
 
 
 def bench(engine_name: str, seconds: float, sides_px: tuple[int, ...] = (512, 1024)) -> Iterator[Row]:
-    """Everything, row by row as it is measured."""
+    """Everything, row by row as it is measured.
+
+    Raises
+    ------
+    EngineMismatch
+        If there is no such engine, or it reads stacks: frames come one by one here.
+    """
+    manifest, *_ = read_engine(engine_name)
+    manifest.require_single_images()
     yield {"what": "machine", "cores": os.cpu_count(), "engine": engine_name}
     for side_px in sides_px:
         yield from bench_stages(engine_name, side_px)

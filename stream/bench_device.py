@@ -54,7 +54,14 @@ def bench_device(
     sides_px : of the frames.
     seconds : of each end-to-end measurement.
     endurance_frames : of the last one, which looks at memory; 0 for none.
+
+    Raises
+    ------
+    EngineMismatch
+        If there is no such engine, or one reads stacks: frames come one by one here.
     """
+    for name in engine_names:
+        read_engine(name)[0].require_single_images()
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     yield {
         "what": "machine",

@@ -251,13 +251,12 @@ def open_where(settings: EngineSettings, pictures: bool = True, stacks: bool = F
             choice = Choice((), f"the GPU cannot be used: {error}")
     if not choice.cards:
         where = OnCpu(open_engine(settings.name, settings.backend, settings.threads), choice.reason)
-    manifest = where.manifest
-    if manifest.input_channels != 1 and not stacks:
-        where.close()
-        raise EngineMismatch(
-            f"engine {manifest.name} does not read single images: expected 1 input channel, got a stack of "
-            f"{manifest.input_channels}; choose another engine, or give hopscope detect files of such stacks"
-        )
+    if not stacks:
+        try:
+            where.manifest.require_single_images()
+        except EngineMismatch:
+            where.close()
+            raise
     log.info("columns are found on %s, because %s", where.runs_on, where.reason)
     return where
 

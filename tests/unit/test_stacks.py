@@ -12,6 +12,8 @@ from scipy.spatial import cKDTree
 
 from engines.manifest import EngineMismatch
 from engines.runtime import open_engine
+from stream.bench import bench
+from stream.bench_device import bench_device
 from stream.config import EngineSettings, Settings
 from stream.detect import detect_images
 from stream.doctor import examine
@@ -179,6 +181,10 @@ def test_what_goes_frame_by_frame_refuses_an_engine_for_stacks(engine: Path, tmp
     assert not (tmp_path / "r.h5").exists()
     with pytest.raises(EngineMismatch, match=refusal):
         open_where(settings.engine)
+    with pytest.raises(EngineMismatch, match=refusal):
+        next(bench(str(engine), seconds=0))
+    with pytest.raises(EngineMismatch, match=refusal):
+        next(bench_device(HostDevice(), None, [str(engine)], [128]))
     (finding,) = (one for one in examine(settings) if one.check == "engine")
     assert finding.verdict == "fault"
     assert "does not read single images" in finding.text

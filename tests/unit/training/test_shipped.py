@@ -65,7 +65,7 @@ def test_blocks_that_the_engine_lacks_change_next_to_nothing_at_first_and_learn_
     logits.square().mean().backward()
     for name, block in made.additions.items():  # a block that gives zeros only would get no gradient, for ever
         for key, parameter in block.named_parameters():
-            assert parameter.grad is not None and parameter.grad.any(), f"{name}.{key}"
+            assert np.any(parameter.grad.numpy()), f"{name}.{key}"
 
 
 def test_a_block_that_does_nothing_in_an_engine_begins_anew(tmp_path):
@@ -77,7 +77,7 @@ def test_a_block_that_does_nothing_in_an_engine_begins_anew(tmp_path):
     onnx.save(model, tmp_path / "idle.onnx")
     made = build_network("slim16_wide_s2")
     weights = weights_of(tmp_path / "idle.onnx", made)
-    assert weights and not any(name.startswith("wide") for name in weights)
+    assert {name.split(".")[0] for name in weights} == {"down", "deep", "up", "join", "head"}
     begin_with(made, weights, [torch.zeros(1, 1, 64, 64)])
     assert made.additions["wide"][-1][1].weight.any()
 
