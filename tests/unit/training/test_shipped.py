@@ -24,7 +24,7 @@ MODELS = Path("engines/models").resolve()
 @pytest.mark.parametrize(
     ("engine", "network", "classes"),
     [
-        ("au-on-oxide-hrtem", "slim16_wide_s2", 1),
+        ("au-on-oxide-hrtem", "slim16_refined_s2", 1),
         ("graphene-hrtem", "slim16_s2", 1),
         ("tmd-stem", "slim16_s2", 4),
     ],
@@ -75,9 +75,9 @@ def test_a_block_that_does_nothing_in_an_engine_begins_anew(tmp_path):
         if tensor.name in last.input:
             tensor.CopyFrom(onnx.numpy_helper.from_array(np.zeros(tensor.dims, np.float32), tensor.name))
     onnx.save(model, tmp_path / "idle.onnx")
-    made = build_network("slim16_wide_s2")
+    made = build_network("slim16_refined_s2")
     weights = weights_of(tmp_path / "idle.onnx", made)
-    assert {name.split(".")[0] for name in weights} == {"down", "deep", "up", "join", "head"}
+    assert {name.split(".")[0] for name in weights} == {"down", "deep", "up", "join", "refine", "head"}
     begin_with(made, weights, [torch.zeros(1, 1, 64, 64)])
     assert made.additions["wide"][-1][1].weight.any()
 
@@ -113,7 +113,7 @@ def test_a_training_that_begins_with_an_engine_goes_on_from_it_and_says_so(cache
     ("engine", "says"),
     [
         ("tmd-stem-fp32", r"expected weights \(2, 16, 1, 1\) of layer head, got \(5, 16, 1, 1\)"),
-        ("au-on-oxide-hrtem-fp32", "of layer wide"),
+        ("au-on-oxide-hrtem-fp32", "of layer refine"),
         ("graphene-hrtem-accurate-fp32", "not an accurate one"),
         ("graphene-hrtem", "ends in -fp32"),
         ("nothing", "is not an ONNX file that can be read"),
