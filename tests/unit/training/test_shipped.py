@@ -25,7 +25,8 @@ MODELS = Path("engines/models").resolve()
     ("engine", "network", "classes"),
     [
         ("au-on-oxide-hrtem", "slim16_refined_s2", 1),
-        ("graphene-hrtem", "slim16_s2", 1),
+        ("graphene-hrtem", "slim16_refined_s2", 1),
+        ("columns-stem", "slim16_s2", 1),
         ("tmd-stem", "slim16_s2", 4),
     ],
 )
@@ -46,8 +47,8 @@ def test_a_network_given_an_engines_weights_is_that_engine_even_while_it_is_trai
 @pytest.mark.parametrize(
     ("engine", "network", "new"),
     [
-        ("graphene-hrtem", "slim16_wide_s2", {"wide"}),
-        ("graphene-hrtem", "slim16_refined_s2", {"wide", "refine.0", "refine.1", "refine.2"}),
+        ("columns-stem", "slim16_wide_s2", {"wide"}),
+        ("columns-stem", "slim16_refined_s2", {"wide", "refine.0", "refine.1", "refine.2"}),
     ],
 )
 def test_blocks_that_the_engine_lacks_change_next_to_nothing_at_first_and_learn_all_the_same(
@@ -93,12 +94,12 @@ def test_no_convolution_of_a_shipped_engine_is_idle(path):
 
 def test_a_training_that_begins_with_an_engine_goes_on_from_it_and_says_so(cache, tmp_path):
     recipe = write_recipe(tmp_path)
-    engine = MODELS / "graphene-hrtem-fp32.onnx"
+    engine = MODELS / "columns-stem-fp32.onnx"
     path = training_run.train(
         recipe, tmp_path / "further", cache=cache, start_from=engine, device="cpu", threads=1, workers=0
     )
     further = Checkpoint.load(path)
-    assert further.begun_with[-1].startswith("graphene-hrtem, engine graphene-hrtem-fp32, commit ")
+    assert further.begun_with[-1].startswith("columns-stem, engine columns-stem-fp32, commit ")
     begun = build_network("slim16_s2")
     held = weights_of(engine, begun)
     weight, _ = held["down.3.3"]
