@@ -64,7 +64,10 @@ def test_blocks_that_the_engine_lacks_change_next_to_nothing_at_first_and_learn_
     logits = made(image)
     assert np.abs(torch.softmax(logits, 1).detach().numpy() - golden["output"]).max() < 0.1
     logits.square().mean().backward()
-    for name, block in made.additions.items():  # a block that gives zeros only would get no gradient, for ever
+    for (
+        name,
+        block,
+    ) in made.additions.items():  # a block that gives zeros only would get no gradient, for ever
         for key, parameter in block.named_parameters():
             assert np.any(parameter.grad.numpy()), f"{name}.{key}"
 
