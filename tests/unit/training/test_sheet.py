@@ -170,6 +170,16 @@ def test_graphenes_conditions_show_both_contrasts_and_never_a_reversal():
     assert float((sign.abs() >= recipe.imaging.usable_transfer).float().mean()) > 0.2
 
 
+def test_the_thesis_conditions_show_the_same_boundaries_bright_and_uncovered():
+    trained = load_recipe(RECIPES / "graphene-hrtem.toml")
+    asked = load_recipe(Path("deploy/evaluation/graphene-hrtem-002/recipe.toml"))
+    clean = trained.validation_specimen.model_copy(update={"contaminated_fraction": 0.0})
+    assert (asked.validation_specimen, asked.waves) == (clean, trained.waves)
+    drawn = draw_conditions(asked.imaging, 2, asked.waves.energy_ev, generator_for(1))
+    assert drawn.defocus_angstrom.tolist() == [-84.0, -84.0]
+    assert (transfer(drawn, asked.waves.energy_ev, (2.2, 2.2)) > 0.5).all()  # atoms are bright
+
+
 HEAD = 'name = "x"\n[engine]\ndescription = "x"\n'
 
 
