@@ -77,6 +77,8 @@ class Manifest(BaseModel):
     stride : input pixels per pixel of the output maps.
     multiple_of : the sides of the input must be multiples of this, in pixels.
     threshold : default score from which a maximum counts as a column.
+    usual_sigma_px : width of a usual column's peak in the maps, in pixels of the input; scores are weighed by it
+        (`stream.columns.weighed`). None: a score is the probability at the maximum.
     min_distance_nm : two columns nearer than this are one, in nm.
     precision : arithmetic written into the ONNX file.
     recipe, commit : training recipe, and the commit of this project it was trained with.
@@ -107,6 +109,7 @@ class Manifest(BaseModel):
     stride: Annotated[int, Field(ge=1)]
     multiple_of: Annotated[int, Field(ge=1)]
     threshold: Annotated[float, Field(gt=0, lt=1)]
+    usual_sigma_px: PositiveFloat | None = None
     min_distance_nm: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     precision: Literal["fp32", "fp16", "int8"]
     recipe: str

@@ -16,6 +16,8 @@ import numpy as np
 
 from stream.peaks import maxima, suppress
 
+_WIDTHS = (0.5, 2.0)  # times the usual width: what is narrower or wider than this is weighed as this
+
 
 @dataclass(frozen=True, slots=True)
 class Columns:
@@ -25,7 +27,8 @@ class Columns:
     ----------
     yx_px : (n, 2) f4, positions in image pixels.
     sigma_px : (n,) f4, width of the peak in image pixels; NaN where it has none (no maximum in the fit).
-    score : (n,) f4, foreground probability (1 - background) at the maximum.
+    score : (n,) f4, foreground probability (1 - background) at the maximum; where an engine's usual width is known,
+        `weighed` by the peak's own.
     kind : (n,) u1, the most probable channel other than the background: the index into the engine's
         `classes`, so 1 is the first kind of column.
     """
@@ -40,7 +43,11 @@ class Columns:
 
 
 def find_columns(
-    maps: np.ndarray, stride: int = 1, threshold: float = 0.5, min_distance_px: float = 0.0
+    maps: np.ndarray,
+    stride: int = 1,
+    threshold: float = 0.5,
+    min_distance_px: float = 0.0,
+    usual_sigma_px: float | None = None,
 ) -> Columns:
     """Local maxima of the foreground probability, to a fraction of a pixel.
 
@@ -56,8 +63,9 @@ def find_columns(
     ----------
     maps : (k, ny, nx) f4, channel 0 the background.
     stride : image pixels per map pixel.
-    threshold : lowest foreground probability of a column; NaN in a map is no column.
-    min_distance_px : of two columns nearer than this, in image pixels, the lower score goes.
+    threshold : lowest score of a column; NaN in a map is no column.
+    min_distance_px : of two columns nearer than this, in image pixels, the one of lower probability goes.
+    usual_sigma_px : width of a usual column's peak in image pixels, by which scores are `weighed`; None: they are not.
 
     Returns
     -------
@@ -75,11 +83,31 @@ def find_columns(
         )
     if not 0 <= min_distance_px < np.inf:
         raise ValueError(f"impossible distance: expected min_distance_px >= 0, got {min_distance_px}")
-    peaks, kind = maxima(maps, np.float32(threshold))
+    peaks, kind = maxima(maps, np.float32(lowest_height(threshold, usual_sigma_px)))
     if min_distance_px > 0 and len(peaks) > 1:
         kept = suppress(peaks, np.argsort(-peaks[:, 3], kind="stable"), min_distance_px / stride)
         peaks, kind = peaks[kept], kind[kept]
-    return in_image_px(peaks[:, :2], peaks[:, 2], peaks[:, 3], kind, stride)
+    found = in_image_px(peaks[:, :2], peaks[:, 2], peaks[:, 3], kind, stride)
+    return found if usual_sigma_px is None else weighed(found, usual_sigma_px, threshold)
+
+
+def lowest_height(threshold: float, usual_sigma_px: float | None) -> float:
+    """The lowest probability at its maximum that a column of a score of `threshold` or more can have."""
+    return threshold if usual_sigma_px is None else threshold / (threshold + _WIDTHS[1] * (1 - threshold))
+
+
+def weighed(found: Columns, usual_sigma_px: float, threshold: float) -> Columns:
+    """Columns scored by the odds at the maximum times the peak's width in usual ones; those of `threshold` or more.
+
+    The score is that product as a probability again, p r / (p r + 1 - p) with r = σ / usual σ. A column whose place is
+    uncertain has a lower and wider peak than one that is as sure to be there: by p alone, the best threshold is the
+    lower the lower the dose. The probability in the whole peak, p σ², is high for whatever is wide, the smear of two
+    columns too. By what lies between, one threshold serves all doses best. A peak without a width has the usual one.
+    """
+    width = np.clip(np.nan_to_num(found.sigma_px / np.float32(usual_sigma_px), nan=1.0), *_WIDTHS)
+    score = (found.score * width / (found.score * width + 1 - found.score)).astype(np.float32)
+    kept = score >= threshold
+    return Columns(found.yx_px[kept], found.sigma_px[kept], score[kept], found.kind[kept])
 
 
 def find_columns_watershed(

@@ -255,8 +255,9 @@ class ColumnFinder:
 
     def _read(self, maps: np.ndarray) -> Columns:
         """Columns in pixels of the frame."""
-        stride, near_px = self.engine.manifest.stride, self._sampling.min_distance_px
-        return self._sampling.in_frame(find_columns(maps, stride, self.threshold, near_px))
+        told, near_px = self.engine.manifest, self._sampling.min_distance_px
+        found = find_columns(maps, told.stride, self.threshold, near_px, told.usual_sigma_px)
+        return self._sampling.in_frame(found)
 
 
 def _target_pixel_size_nm(engine: Engine, shape_yx: tuple[int, int], pixel_size_nm: float) -> float:

@@ -14,9 +14,10 @@ from torch import nn
 
 from engines.cpu import openvino_core
 from engines.manifest import Manifest
+from stream.columns import weighed
 from training.checkpoint import Checkpoint
 from training.dataset import DEFAULT_CACHE
-from training.evaluate import best_threshold, candidates, network_maps, score_at
+from training.evaluate import best_threshold, candidates, network_maps, score_at, usual_width_px
 from training.networks import EveryWay, FusionNet, Slim, build_network
 from training.recipe import Recipe
 from training.sources import Shown, calibration_images, judged_images, threshold_images
@@ -63,13 +64,18 @@ def export(
     calibration = calibration_images(trained.recipe, cache)
     written = []
     for size, network in ((name, network_of(trained)), (f"{name}-accurate", EveryWay(network_of(trained)))):
-        threshold = _best_threshold(network, tuning, trained.recipe)
+        _, threshold = _read_best(network, tuning, trained.recipe)
         log.info("%s: best threshold on validation specimens %.2f, moved to 0.5", size, threshold)
+        moved = Probabilities(network, threshold)  # which makes peaks narrower, or wider
+        width_px, again = _read_best(network, tuning, trained.recipe)
+        log.info(
+            "%s: columns' peaks are %.2f px wide; the best threshold is %.2f now", size, width_px or 0, again
+        )
         plain, quantized = out / f"{size}-fp32.onnx", out / f"{size}.onnx"
-        to_onnx(Probabilities(network, threshold), plain, network.multiple_of, trained.recipe.input_channels)
+        to_onnx(moved, plain, network.multiple_of, trained.recipe.input_channels)
         quantize(plain, quantized, calibration)
         written += [
-            _finish(path, trained, precision, judged, network)
+            _finish(path, trained, precision, judged, network, width_px)
             for path, precision in ((plain, "fp32"), (quantized, "int8"))
         ]
     return written
@@ -83,10 +89,18 @@ def network_of(trained: Checkpoint) -> Slim | FusionNet:
     return network.eval()
 
 
-def _best_threshold(network: Exported, tuning: Shown, recipe: Recipe) -> float:
+def _read_best(network: Exported, tuning: Shown, recipe: Recipe) -> tuple[float | None, float]:
+    """The usual width of columns' peaks in the network's maps, and the best threshold of scores `weighed` by it."""
     maps = network_maps(network)
-    return best_threshold(
-        {dose: candidates(maps, network.stride, some, recipe) for dose, some in tuning.items()}
+    found = {dose: candidates(maps, network.stride, some, recipe) for dose, some in tuning.items()}
+    width_px = usual_width_px(found)
+    if width_px is None:
+        return None, best_threshold(found)
+    return width_px, best_threshold(
+        {
+            dose: [(weighed(columns, width_px, 0.0), truth) for columns, truth in some]
+            for dose, some in found.items()
+        }
     )
 
 
@@ -143,7 +157,9 @@ def onnxruntime_maps(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     return lambda images: session.run(None, {"input": images})[0]
 
 
-def _finish(path: Path, trained: Checkpoint, precision: str, judged: Shown, network: Exported) -> Path:
+def _finish(
+    path: Path, trained: Checkpoint, precision: str, judged: Shown, network: Exported, width_px: float | None
+) -> Path:
     """Measure an ONNX file, check that two runtimes agree on it, and write its golden example and manifest."""
     recipe: Recipe = trained.recipe
     maps = openvino_maps(path)
@@ -159,7 +175,7 @@ def _finish(path: Path, trained: Checkpoint, precision: str, judged: Shown, netw
     np.savez_compressed(golden_path, input=golden, output=output)
     metrics: dict[str, float] = {}
     for dose, some in judged.items():
-        score = score_at(candidates(maps, network.stride, some, recipe), 0.5)
+        score = score_at(candidates(maps, network.stride, some, recipe, width_px), 0.5)
         log.info("%s at %g e/Å²: F1 %.4f, rms %.1f pm", path.stem, dose, score.f1, score.rms_pm)
         at = f"{dose:g}_e_angstrom2"
         metrics |= {
@@ -187,6 +203,7 @@ def _finish(path: Path, trained: Checkpoint, precision: str, judged: Shown, netw
         stride=network.stride,
         multiple_of=network.multiple_of,
         threshold=0.5,
+        usual_sigma_px=width_px and round(width_px, 3),
         min_distance_nm=recipe.engine.min_distance_nm,
         precision=precision,  # type: ignore[arg-type]
         recipe=recipe.name,

@@ -43,6 +43,7 @@ class ParticleSettings(BaseModel):
     disorder_angstrom : rms displacement of an atom along each axis that stays; a relaxed particle loses it.
     supports : which, each as likely as it is named often.
     support_fraction, empty_fraction : of all specimens, those with a support, and those without a particle.
+    under_fraction : of the particles with a support, those that have it under or over them in the beam, not beside.
     stirred_fraction : of the particles, those whose columns are taken away and added (`stir_columns`).
     twinned_fraction : of the particles seen along <110>, those with a twin plane along the beam (`twin`).
     relaxed : whether a particle's atoms go where their forces bring them (`relax.settle`); for `EMT_METALS`.
@@ -63,6 +64,7 @@ class ParticleSettings(BaseModel):
     disorder_angstrom: tuple[float, float] = (0.0, 0.03)
     supports: tuple[SupportKind, ...] = Field(("ceria", "titania", "carbon"), min_length=1)
     support_fraction: float = Field(0.7, ge=0, le=1)
+    under_fraction: float = Field(0.35, ge=0, le=1)
     empty_fraction: float = Field(0.08, ge=0, le=1)
     stirred_fraction: float = Field(0.0, ge=0, le=1)
     twinned_fraction: float = Field(0.0, ge=0, le=1)
@@ -154,7 +156,7 @@ def make_particle(settings: ParticleSettings, seed: int) -> Specimen:
     slab = None
     if supported:
         support = settings.supports[rng.integers(len(settings.supports))]
-        slab, keep = _place_support(rng, support, xyz, side, empty)
+        slab, keep = _place_support(rng, support, xyz, side, settings.under_fraction)
         xyz, column, in_lattice = xyz[keep], column[keep], in_lattice[keep]
         kind += f", {slab.kind}"
 
@@ -202,11 +204,13 @@ def column_means_nm(xyz_angstrom: np.ndarray, column: np.ndarray) -> np.ndarray:
     return (xy / counts[:, None])[:, ::-1] / 10
 
 
-def _place_support(rng, support: SupportKind, particle, side, empty) -> tuple[Slab, np.ndarray]:
+def _place_support(
+    rng, support: SupportKind, particle, side, under_fraction: float
+) -> tuple[Slab, np.ndarray]:
     """A slab beside the particle or under it (in the beam), and which particle atoms it leaves."""
-    keep = np.ones(len(particle), bool)
+    keep, empty = np.ones(len(particle), bool), len(particle) == 0
     thickness = rng.uniform(12, 45)
-    if empty or rng.random() < 0.65:
+    if empty or rng.random() < 1 - under_fraction:
         angle = rng.uniform(0, 2 * np.pi)
         outward = np.array([np.cos(angle), np.sin(angle)])
         depth = particle[:, :2] @ outward

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 from pydantic import Field
 from scipy.fft import fftfreq, irfft2, next_fast_len, rfft2, rfftfreq
 from scipy.ndimage import gaussian_filter, map_coordinates, median_filter
@@ -46,7 +47,7 @@ class StemSettings(ScanSettings):
     film_fraction : of the images, those with amorphous areas or contamination.
     pixel_ratio : a scanned pixel, in pixels of the engine; `as_scanned_fraction` of the images have the engine's.
     processed_fraction : of the images, those smoothed, clipped, of 8 bits, or of another gamma.
-    blank_fraction : of the images, those with a scale bar or an empty border.
+    blank_fraction : of the images, those with a scale bar and its label burnt in, or an empty border.
     least_contrast : of what is a column, in typical bright columns: from the first on a column is labelled, more
         and more; from the second on it is judged. Contrast is the noise-free signal at the column's place less its
         mean on a circle of half the distance to its neighbour.
@@ -94,6 +95,7 @@ class StemScene:
     dose_e_angstrom2, collected, read_noise : as drawn.
     name : of the lattice.
     dark : whether columns are dark.
+    blank : (ny, nx) bool, pixels that show no specimen but `blank_bright` paint; None without any.
     """
 
     signal: np.ndarray
@@ -109,6 +111,8 @@ class StemScene:
     read_noise: float
     name: str
     dark: bool
+    blank: np.ndarray | None = None
+    blank_bright: bool = False
 
 
 def draw_scene(
@@ -147,9 +151,9 @@ def draw_scene(
     if dark:
         depth = rng.uniform(0.15, 0.5)
         signal = (1.1 * signal.max() - signal) * depth + rng.uniform(0, 1)
-    blank = _blank(rng, side) if rng.random() < settings.blank_fraction else None
-    if blank is not None:
-        signal[blank] = rng.choice([0.0, signal.max()])
+    blank, bright = None, False
+    if rng.random() < settings.blank_fraction:
+        blank, bright = _blank(rng, side), bool(rng.random() < 0.5)
         y, x = np.clip(np.rint(yx).astype(int), 0, side - 1).T
         shown &= ~blank[y, x]
     low, high = np.log(settings.dose_e_angstrom2)
@@ -167,6 +171,8 @@ def draw_scene(
         read_noise=float(rng.uniform(*settings.read_noise)),
         name=crystal.name,
         dark=dark,
+        blank=blank,
+        blank_bright=bright,
     )
 
 
@@ -178,6 +184,14 @@ def expose(scene: StemScene, seed: Sequence[int], dose_e_angstrom2: float | None
     counts = rng.poisson(np.maximum(scene.signal, 0) * typical)
     noise = rng.normal(0, scene.read_noise * typical, counts.shape)
     return (counts + noise).astype(np.float32)
+
+
+def burnt_in(image: np.ndarray, scene: StemScene) -> np.ndarray:
+    """The image (ny, nx) with the scene's scale bar or empty border in its darkest or brightest grey."""
+    if scene.blank is None:
+        return image
+    paint = image.max() if scene.blank_bright else image.min()
+    return np.where(scene.blank, paint, image)
 
 
 def processed(counts: np.ndarray, settings: StemSettings, seed: Sequence[int]) -> np.ndarray:
@@ -268,11 +282,21 @@ def _field(rng, side: int) -> np.ndarray:
 
 
 def _blank(rng, side: int) -> np.ndarray:
-    """(side, side) bool: a scale bar with its label, or an empty border."""
-    blank = np.zeros((side, side), bool)
+    """(side, side) bool: a scale bar with its label above it, or an empty border."""
     if rng.random() < 0.5:
-        y, x = side - rng.integers(side // 16, side // 8), rng.integers(side // 2)
-        blank[y : y + max(side // 40, 2), x : x + rng.integers(side // 8, side // 2)] = True
-    else:
-        blank[: rng.integers(side // 16, side // 4)] = True
+        return _scale_bar(rng, side)
+    blank = np.zeros((side, side), bool)
+    blank[: rng.integers(side // 16, side // 4)] = True
     return np.rot90(blank, rng.integers(4))
+
+
+def _scale_bar(rng, side: int) -> np.ndarray:
+    """(side, side) bool: in a lower corner or anywhere along the lower border."""
+    canvas = Image.new("L", (side, side))
+    pen = ImageDraw.Draw(canvas)
+    y, x = side - rng.integers(side // 16, side // 8), rng.integers(side // 2)
+    pen.rectangle((x, y, x + rng.integers(side // 8, side // 2), y + max(side // 80, 1)), fill=255)
+    length = rng.choice(["0.5", "1", "2", "3", "5", "10", "20", "50"])
+    font = ImageFont.load_default(float(rng.uniform(0.05, 0.14) * side))
+    pen.text((x + rng.integers(side // 16 + 1), y - side // 80), f"{length} nm", 255, font, anchor="ld")
+    return np.asarray(canvas) > 127

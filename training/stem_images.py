@@ -14,7 +14,7 @@ from training.dataset import VALIDATION_SEEDS, Truth
 from training.evaluate import VALIDATION
 from training.labels import column_map
 from training.recipe import Recipe
-from training.stem import StemScene, StemSettings, draw_scene, expose, processed
+from training.stem import StemScene, StemSettings, burnt_in, draw_scene, expose, processed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ def resampled(
 ) -> np.ndarray:
     """What is in the file, at the engine's pixels: (ny, nx) f4."""
     counts = expose(scene, seed, dose_e_angstrom2)
-    return scene.resampler(processed(counts, settings_of(recipe), seed))
+    return scene.resampler(burnt_in(processed(counts, settings_of(recipe), seed), scene))
 
 
 def truth_of(scene: StemScene, recipe: Recipe) -> StemTruth:

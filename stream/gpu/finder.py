@@ -19,7 +19,7 @@ import numpy as np
 
 from engines.runtime import Engine
 from stream.codecs import Encoding, WireError
-from stream.columns import in_image_px
+from stream.columns import in_image_px, lowest_height, weighed
 from stream.gpu.columns import DeviceColumns
 from stream.gpu.decode import Decoder
 from stream.gpu.normalize import DeviceNormalizer, DeviceResampler
@@ -102,7 +102,9 @@ class DeviceFinder:
         stride, (ny, nx) = engine.manifest.stride, self._sampling.padded_yx
         maps_shape = (len(engine.manifest.classes), ny // stride, nx // stride)
         near = self._sampling.min_distance_px / stride
-        self._columns = [DeviceColumns(device, maps_shape, self.threshold, near, most) for _ in range(2)]
+        self._usual_sigma_px = engine.manifest.usual_sigma_px
+        height = lowest_height(self.threshold, self._usual_sigma_px)
+        self._columns = [DeviceColumns(device, maps_shape, height, near, most) for _ in range(2)]
         self._failed = [device.zeros(frames, "i4") for _ in range(2)]
         room = (most, channels, *self.padded_yx)
         self._pictures = [device.empty(room, "f4") for _ in range(2)] if pictures else []
@@ -197,6 +199,8 @@ class DeviceFinder:
                 found.append(None)
                 continue
             at = in_image_px(rows[:, :2], rows[:, 2], rows[:, 3], rows[:, 4], stride)
+            if self._usual_sigma_px is not None:
+                at = weighed(at, self._usual_sigma_px, self.threshold)
             image = None if pictures is None else pictures[i, :, :ny, :nx]
             if image is not None and self._channels == 1:
                 image = image[0]

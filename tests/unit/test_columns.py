@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 
 from engines.files import list_engines
 from engines.runtime import open_engine
-from stream.columns import Columns, find_columns, find_columns_watershed
+from stream.columns import Columns, find_columns, find_columns_watershed, lowest_height, weighed
 from stream.normalize import Normalizer
 from stream.phantom import Phantom
 
@@ -248,3 +248,35 @@ def test_bad_arguments_are_refused() -> None:
         find_columns(maps, threshold=0.0)
     with pytest.raises(ValueError, match="impossible distance"):
         find_columns(maps, min_distance_px=float("nan"))
+
+
+def test_wide_peaks_score_higher_than_narrow_ones_of_the_same_height() -> None:
+    truth = np.array([[15.0, 15.0], [15.0, 45.0], [45.0, 15.0]])
+    widths = (1.2, 1.6, 2.4)
+    p = sum(gaussians((60, 60), truth[i : i + 1], width, 0.5) for i, width in enumerate(widths))
+    columns = find_columns(as_maps(p), threshold=0.1, usual_sigma_px=1.6)
+    by_width = np.argsort(columns.sigma_px)
+    # odds of 1 at the maximum, times the width: 0.75, 1 and 1.5
+    np.testing.assert_allclose(columns.score[by_width], [0.75 / 1.75, 0.5, 1.5 / 2.5], atol=2e-3)
+    assert len(find_columns(as_maps(p), threshold=0.45, usual_sigma_px=1.6)) == 2
+    plain = find_columns(as_maps(p), threshold=0.1)
+    np.testing.assert_array_equal(plain.score, np.full(3, 0.5, np.float32))
+    np.testing.assert_array_equal(plain.yx_px, columns.yx_px)
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.5, 0.95])
+def test_no_column_is_lost_by_its_height_that_its_width_would_keep(threshold: float) -> None:
+    rng = np.random.default_rng(3)
+    n = 4000
+    score, width = rng.uniform(1e-3, 1, n).astype(np.float32), rng.uniform(0.2, 9, n).astype(np.float32)
+    width[::7] = np.nan
+    every = Columns(np.zeros((n, 2), np.float32), width, score, np.ones(n, np.uint8))
+    kept = weighed(every, 2.0, threshold)
+    assert 0 < len(kept) < n
+    assert (kept.score >= threshold).all()
+    low = score < lowest_height(threshold, 2.0)
+    below = Columns(every.yx_px[low], width[low], score[low], every.kind[low])
+    assert len(weighed(below, 2.0, threshold)) == 0
+    usual = np.isnan(width)
+    alone = Columns(every.yx_px[usual], width[usual], score[usual], every.kind[usual])
+    np.testing.assert_allclose(weighed(alone, 2.0, 0.0).score, score[usual], rtol=1e-5)

@@ -16,7 +16,7 @@ from stream.columns import Columns
 from tests.helpers.tiny_recipe import write_recipe
 from training import figures
 from training.dataset import Truth
-from training.evaluate import Score
+from training.evaluate import Score, best_threshold, score_at, usual_width_px
 from training.facts import SpecimenFacts, distance_nm
 from training.measure import COLUMN, FALSE, UNJUDGED, WHERE, Measured, Reader, measure
 from training.recipe import RecipeError, recipe_named
@@ -123,6 +123,37 @@ def test_what_is_false_belongs_to_the_place_of_the_column_it_lies_at_or_to_none(
     (bulk, *_) = rows
     assert bulk["precision"] == pytest.approx(1 / 3)
     assert bulk["f1"] == pytest.approx(1 / 2)
+
+
+def reported(right: list[float], wrong: list[float]) -> list[tuple[Columns, Truth]]:
+    """One image: columns found with these scores, and places without one reported with those."""
+    n = len(right) + len(wrong)
+    yx = np.stack([np.full(n, 50.0), 40.0 * np.arange(1, n + 1)], -1)
+    score = np.array([*right, *wrong], np.float32)
+    columns = Columns(yx.astype(np.float32), 2 + score, score, np.ones(n, np.uint8))
+    return [(columns, Truth(yx[: len(right)], np.full(len(right), 5), 0.02, "a row"))]
+
+
+def test_a_threshold_is_chosen_by_how_many_times_the_errors_are_more_not_by_how_many():
+    good = reported([0.9] * 96 + [0.55] * 4, [0.5] * 9)  # at a high dose: 9 errors below 0.5, 4 above 0.55
+    poor = reported([0.9] * 50 + [0.45] * 25 + [0.1] * 20, [0.8] * 30)
+    of_good = [score_at(good, t).error_share for t in (0.4, 0.52, 0.6)]
+    of_poor = [score_at(poor, t).error_share for t in (0.4, 0.52, 0.6)]
+    assert of_good[1] < of_good[2] < of_good[0]
+    assert of_poor[0] < of_poor[1] == of_poor[2]
+    assert score_at(good, 0.4).f1 + score_at(poor, 0.4).f1 > score_at(good, 0.52).f1 + score_at(poor, 0.52).f1
+    assert 0.5 < best_threshold({310.0: good, 10.0: poor}) <= 0.55
+    assert best_threshold({10.0: poor}) <= 0.45
+
+
+def test_no_error_at_all_can_be_compared():
+    assert Score(found=100).error_share == pytest.approx(1 / 201)
+    assert Score(found=1000).error_share < Score(found=100).error_share
+
+
+def test_the_usual_width_is_that_of_likely_columns():
+    assert usual_width_px({310.0: reported([0.6, 0.7, 0.8], [0.1] * 9)}) == pytest.approx(2.7)
+    assert usual_width_px({310.0: reported([0.2], [0.1])}) is None
 
 
 def test_edges_belong_to_one_group_and_the_last_to_the_last():

@@ -76,6 +76,25 @@ def test_supports_are_not_labelled_and_do_not_overlap_the_particle():
     assert len(kinds) > 1
 
 
+@pytest.mark.parametrize(("under_fraction", "where"), [(0.0, "beside"), (1.0, "under")])
+def test_a_support_lies_where_the_settings_say(under_fraction, where):
+    settings = ParticleSettings(
+        side_px=160,
+        diameter_angstrom=(14.0, 16.0),
+        supports=("ceria",),
+        support_fraction=1.0,
+        empty_fraction=0.0,
+        under_fraction=under_fraction,
+    )
+    for seed in range(4):
+        specimen = make_particle(settings, seed)
+        gold = specimen.numbers == 79
+        assert specimen.kind.endswith(f"ceria {where}")
+        z, below = specimen.xyz_angstrom[gold, 2], specimen.xyz_angstrom[~gold, 2]
+        shared = min(z.max(), below.max()) - max(z.min(), below.min())
+        assert (shared < 0) == (where == "under")
+
+
 def test_elements_go_by_name():
     assert lattice_constant_angstrom("Pt") == pytest.approx(3.92)
     with pytest.raises(ValueError, match="expected an fcc metal, got bcc"):

@@ -15,7 +15,7 @@ from training.lattices import LATTICES
 from training.networks import build_network
 from training.recipe import RECIPES, RecipeError, load_recipe
 from training.stem import StemSettings, draw_scene, expose
-from training.stem_images import StemImages, label_maps, photograph, truth_of, validation_scenes
+from training.stem_images import StemImages, label_maps, photograph, resampled, truth_of, validation_scenes
 
 STEM_RECIPES = ("columns-stem", "tmd-stem")
 PLAIN = {  # nothing but columns, on no background
@@ -108,6 +108,24 @@ def test_labels_go_on_beyond_the_border_and_the_truth_ends_there():
             assert labels[y, x] > 0.5
         beyond += np.count_nonzero(near)
     assert beyond > 5
+
+
+def test_what_is_burnt_in_is_of_one_grey_and_hides_columns():
+    recipe = recipe_of("columns-stem")
+    blank = {"blank_fraction": 1.0, "as_scanned_fraction": 1.0, "abf_fraction": 0.0}
+    recipe = recipe.model_copy(update={"stem": recipe.stem.model_copy(update=blank)})
+    without = recipe.stem.model_copy(update={"blank_fraction": 0.0})
+    bars = hidden = 0
+    for seed in range(12):
+        scene = draw_scene(recipe.stem, recipe.lattice, 256, [seed])
+        picture = resampled(scene, recipe, [seed])
+        assert (picture[scene.blank] == (picture.max() if scene.blank_bright else picture.min())).all()
+        y, x = np.rint(scene.yx_px[scene.inside]).astype(int).T
+        assert not scene.blank[y.clip(0, 255), x.clip(0, 255)].any()
+        hidden += len(draw_scene(without, recipe.lattice, 256, [seed]).yx_px) - len(scene.yx_px)
+        bars += 0.001 < scene.blank.mean() < 0.05
+    assert 0 < bars < 12  # the others are empty borders
+    assert hidden > 0
 
 
 def test_the_detector_counts_what_the_dose_promises():
