@@ -12,9 +12,7 @@ import numpy as np
 from stream.emission import Emission
 from stream.picture import Picture, highest
 
-_EDGES = np.array(
-    [0.015, 0.05, 0.14, 0.32, 0.65], np.float32
-)  # of P(column), between the levels; 0.5 makes a column
+_EDGES = np.array([0.015, 0.05, 0.14, 0.32, 0.65], np.float32)  # of P(column), between the levels
 _HITS = 3  # levels from here on speak for a column
 _START = (0.8, 0.08, 0.05, 0.04, 0.02, 0.01), (0.03, 0.03, 0.04, 0.1, 0.2, 0.6)  # if empty, if occupied
 _REACH = 0.25  # of the spacing: maxima farther than that are a neighbour's, at low dose
