@@ -151,10 +151,11 @@ def test_tungsten_diselenide(i: int, detector: int) -> None:
 
 
 def test_columns_of_an_unknown_crystal() -> None:
-    """A LoG tuned on these labels reaches 0.992. Most labels that the engine lacks are on the picture's very edge."""
+    """A LoG tuned on these labels reaches 0.992. Labels that the engine lacks are on the picture's very edge, and half of
+    what is false is at the burnt-in scale bar."""
     labelled = unknown_crystal()
     found, _, _ = found_in(labelled.path, "columns-stem")
-    assert compared(found, labelled).f1 > 0.97
+    assert compared(found, labelled).f1 > 0.98
     inside = ((labelled.yx_px >= 2) & (labelled.yx_px <= 1021)).all(axis=1)
     missed = np.ones(len(inside), bool)
     missed[match(found, labelled.yx_px, 10.0)] = False

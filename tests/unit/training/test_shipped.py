@@ -26,7 +26,7 @@ MODELS = Path("engines/models").resolve()
     [
         ("au-on-oxide-hrtem", "slim16_refined_s2", 1),
         ("graphene-hrtem", "slim16_refined_s2", 1),
-        ("columns-stem", "slim16_s2", 1),
+        ("columns-stem", "slim16_refined_s2", 1),
         ("tmd-stem", "slim16_s2", 4),
     ],
 )
