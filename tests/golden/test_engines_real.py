@@ -151,8 +151,10 @@ def test_tungsten_diselenide(i: int, detector: int) -> None:
 
 
 def test_columns_of_an_unknown_crystal() -> None:
-    """A LoG tuned on these labels reaches 0.992. Labels that the engine lacks are on the picture's very edge, and half of
-    what is false is at the burnt-in scale bar."""
+    """A LoG tuned on these labels reaches 0.992.
+
+    Labels that the engine lacks are on the picture's very edge, and half of what is false is at the burnt-in scale bar.
+    """
     labelled = unknown_crystal()
     found, _, _ = found_in(labelled.path, "columns-stem")
     assert compared(found, labelled).f1 > 0.98
