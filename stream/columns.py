@@ -88,7 +88,7 @@ def find_columns(
         kept = suppress(peaks, np.argsort(-peaks[:, 3], kind="stable"), min_distance_px / stride)
         peaks, kind = peaks[kept], kind[kept]
     found = in_image_px(peaks[:, :2], peaks[:, 2], peaks[:, 3], kind, stride)
-    return found if usual_sigma_px is None else weighed(found, usual_sigma_px, threshold)
+    return weighed(found, usual_sigma_px, threshold)
 
 
 def lowest_height(threshold: float, usual_sigma_px: float | None) -> float:
@@ -96,14 +96,17 @@ def lowest_height(threshold: float, usual_sigma_px: float | None) -> float:
     return threshold if usual_sigma_px is None else threshold / (threshold + _WIDTHS[1] * (1 - threshold))
 
 
-def weighed(found: Columns, usual_sigma_px: float, threshold: float) -> Columns:
+def weighed(found: Columns, usual_sigma_px: float | None, threshold: float) -> Columns:
     """Columns scored by the odds at the maximum times the peak's width in usual ones; those of `threshold` or more.
 
     The score is that product as a probability again, p r / (p r + 1 - p) with r = σ / usual σ. A column whose place is
     uncertain has a lower and wider peak than one that is as sure to be there: by p alone, the best threshold is the
     lower the lower the dose. The probability in the whole peak, p σ², is high for whatever is wide, the smear of two
     columns too. By what lies between, one threshold serves all doses best. A peak without a width has the usual one.
+    Where no usual width is known, columns stay as they are.
     """
+    if usual_sigma_px is None:
+        return found
     width = np.clip(np.nan_to_num(found.sigma_px / np.float32(usual_sigma_px), nan=1.0), *_WIDTHS)
     score = (found.score * width / (found.score * width + 1 - found.score)).astype(np.float32)
     kept = score >= threshold

@@ -255,8 +255,8 @@ class ColumnFinder:
 
     def _read(self, maps: np.ndarray) -> Columns:
         """Columns in pixels of the frame."""
-        told, near_px = self.engine.manifest, self._sampling.min_distance_px
-        found = find_columns(maps, told.stride, self.threshold, near_px, told.usual_sigma_px)
+        manifest, near_px = self.engine.manifest, self._sampling.min_distance_px
+        found = find_columns(maps, manifest.stride, self.threshold, near_px, manifest.usual_sigma_px)
         return self._sampling.in_frame(found)
 
 

@@ -94,14 +94,11 @@ def _read_best(network: Exported, tuning: Shown, recipe: Recipe) -> tuple[float 
     maps = network_maps(network)
     found = {dose: candidates(maps, network.stride, some, recipe) for dose, some in tuning.items()}
     width_px = usual_width_px(found)
-    if width_px is None:
-        return None, best_threshold(found)
-    return width_px, best_threshold(
-        {
-            dose: [(weighed(columns, width_px, 0.0), truth) for columns, truth in some]
-            for dose, some in found.items()
-        }
-    )
+    scored = {
+        dose: [(weighed(columns, width_px, 0.0), truth) for columns, truth in some]
+        for dose, some in found.items()
+    }
+    return width_px, best_threshold(scored)
 
 
 def to_onnx(model: nn.Module, path: Path, multiple_of: int, channels: int = 1) -> None:
@@ -203,7 +200,7 @@ def _finish(
         stride=network.stride,
         multiple_of=network.multiple_of,
         threshold=0.5,
-        usual_sigma_px=width_px and round(width_px, 3),
+        usual_sigma_px=None if width_px is None else round(width_px, 3),
         min_distance_nm=recipe.engine.min_distance_nm,
         precision=precision,  # type: ignore[arg-type]
         recipe=recipe.name,

@@ -199,8 +199,7 @@ class DeviceFinder:
                 found.append(None)
                 continue
             at = in_image_px(rows[:, :2], rows[:, 2], rows[:, 3], rows[:, 4], stride)
-            if self._usual_sigma_px is not None:
-                at = weighed(at, self._usual_sigma_px, self.threshold)
+            at = weighed(at, self._usual_sigma_px, self.threshold)
             image = None if pictures is None else pictures[i, :, :ny, :nx]
             if image is not None and self._channels == 1:
                 image = image[0]
