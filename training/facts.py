@@ -102,6 +102,25 @@ def nearest(yx_nm: np.ndarray, others_yx_nm: np.ndarray, side_nm: float) -> tupl
     return cKDTree(there, boxsize=side_nm).query(here)
 
 
+def displacements(yx: np.ndarray, spacing: float) -> np.ndarray:
+    """How far points (n, 2) lie from where their neighbours have them; (n, 2) f8, in the unit of the points.
+
+    A neighbour lies within 1.6 spacings and has another across, within a quarter of a spacing; the middle of all such
+    pairs is where a crystal has the point, strained or not. NaN with fewer than three pairs: at a surface, on the plane
+    of a twin, in a honeycomb.
+    """
+    away = np.full((len(yx), 2), np.nan)
+    if len(yx) < 2 or not np.isfinite(spacing):
+        return away
+    for k, near in enumerate(cKDTree(yx).query_ball_point(yx, 1.6 * spacing)):
+        to = yx[[i for i in near if i != k]] - yx[k]
+        gap = np.hypot(*np.moveaxis(to[:, None] + to[None, :], -1, 0))
+        across = (gap < spacing / 4).any(1)
+        if np.count_nonzero(across) >= 6:
+            away[k] = -to[across].mean(0)
+    return away
+
+
 def _with_columns(specimen: Specimen, wave: ExitWave) -> Specimen:
     """A specimen on its lattice sites with its columns where the exit wave has them."""
     same = np.array_equal(specimen.column_atoms, wave.column_atoms)

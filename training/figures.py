@@ -75,6 +75,7 @@ def by_dose(measured: Measured, reading: Reading, chosen: np.ndarray, kind: str 
                 "f1_low": low,
                 "f1_high": high,
                 PLACES[kind][0]: _found(true[judged & (true["place"] == 0)]),
+                **({"displacement_seen": _displacement_seen(true[judged])} if kind == "particle" else {}),
                 "not_judged": _found(true[~judged]),
                 "false_per_image": {
                     where: float(np.count_nonzero(false["where"] == i) / max(len(chosen), 1))
@@ -210,6 +211,13 @@ def _found(true: np.ndarray) -> Row:
     square = float((found["error_nm"].astype(float) ** 2).sum())
     score = Score(len(found), len(true) - len(found), 0, square)
     return {"columns": len(true), "found": len(found), "recall": score.recall, "rms_pm": score.rms_pm}
+
+
+def _displacement_seen(true: np.ndarray) -> float:
+    """Of the displacements of columns among their neighbours, the share that is reported (least squares)."""
+    of = true[np.isfinite(true["seen_nm"])]
+    displaced, seen = of["displaced_nm"].astype(float), of["seen_nm"].astype(float)
+    return float((seen * displaced).sum() / (displaced**2).sum()) if len(of) else float("nan")
 
 
 def _found_and_false(true: np.ndarray, false: int) -> Row:

@@ -11,7 +11,7 @@ import numpy as np
 from stream.columns import Columns
 from training.baseline import tuned_log
 from training.evaluate import CANDIDATE, Score, pair
-from training.facts import distance_nm, nearest
+from training.facts import displacements, distance_nm, nearest
 from training.shots import Shot
 
 FALSE, COLUMN, UNJUDGED = range(3)  # what a candidate is: nothing, a column that counts, one that does not
@@ -34,7 +34,9 @@ IMAGE = np.dtype(
     ]
 )
 _OF = [("image", "i4"), ("dose", "f4")]
-TRUE = np.dtype(  # a column that is there; the error is NaN where it was missed
+# A column that is there; the error is NaN where it was missed. `displaced_nm`: how far it is from where its neighbours
+# would have it, NaN where they do not say; `seen_nm`: of that, along the same way, how much is reported.
+TRUE = np.dtype(
     [
         *_OF,
         ("atoms", "i4"),
@@ -43,6 +45,8 @@ TRUE = np.dtype(  # a column that is there; the error is NaN where it was missed
         ("support_nm", "f4"),
         ("found", "?"),
         ("error_nm", "f4"),
+        ("displaced_nm", "f4"),
+        ("seen_nm", "f4"),
     ]
 )
 CANDIDATES = np.dtype([*_OF, ("score", "f4"), ("is_a", "i4")])  # maxima above `evaluate.CANDIDATE`
@@ -121,13 +125,14 @@ def measure(
         images.append(_image(shot))
         usable += shot.usable
         with_log = number < log_images or (shot.usable and usable <= log_images)
+        away_yx_nm = displacements(shot.truth.yx_px * shot.truth.sampling_nm, shot.facts.spacing_nm)
         for name, reader in readers.items():
             shape = next(iter(shot.counts.values())).shape[1:]
             lowest = min(CANDIDATE, reader.threshold)
             finder = reader.finder(shape, shot.truth.sampling_nm, lowest)
             for dose, counts in shot.counts.items():
                 columns, seen = finder.find(counts)
-                reading = _read(columns, shot, reader.threshold)
+                reading = _read(columns, shot, reader.threshold, away_yx_nm)
                 for table in (reading.true, reading.candidates, reading.false):
                     table["image"], table["dose"] = number, dose
                 rows[name].append(reading)
@@ -144,8 +149,8 @@ def _image(shot: Shot) -> np.ndarray:
     return np.array([(*row, facts.smear, shot.agreement, shot.usable)], IMAGE)
 
 
-def _read(columns: Columns, shot: Shot, threshold: float) -> Reading:
-    """What became of the columns of one image, and of what was reported in it."""
+def _read(columns: Columns, shot: Shot, threshold: float, away_yx_nm: np.ndarray) -> Reading:
+    """What became of the columns of one image, so far from their places among others, and of what was reported."""
     truth, facts = shot.truth, shot.facts
     yx_px = columns.yx_px.astype(np.float64)
     reported_yx_px = yx_px[columns.score >= threshold]
@@ -154,8 +159,13 @@ def _read(columns: Columns, shot: Shot, threshold: float) -> Reading:
     true["atoms"], true["place"], true["support_nm"] = truth.atoms, facts.place, facts.support_nm
     true["judged"] = truth.judged
     true["found"][j] = True
-    true["error_nm"] = np.nan
-    true["error_nm"][j] = np.hypot(*(reported_yx_px[i] - truth.yx_px[j]).T) * truth.sampling_nm
+    error_yx_nm = np.full((len(true), 2), np.nan)
+    error_yx_nm[j] = (reported_yx_px[i] - truth.yx_px[j]) * truth.sampling_nm
+    true["error_nm"] = np.hypot(*error_yx_nm.T)
+    true["displaced_nm"] = np.hypot(*away_yx_nm.T)
+    with np.errstate(invalid="ignore"):  # the middle of its neighbours to the last bit
+        way = away_yx_nm / true["displaced_nm"][:, None]
+    true["seen_nm"] = ((away_yx_nm + error_yx_nm) * way).sum(1)
 
     candidates = np.zeros(len(yx_px), CANDIDATES)
     candidates["score"] = columns.score

@@ -20,6 +20,11 @@ _WHERE = {
     "atoms, seen along the beam), in vacuum",
     "sheet": "at the sheet (within one bond of an atom), on contamination beside it, in vacuum",
 }
+_DISPLACED = (
+    " Displacement seen: of how far a column lies from the middle of its neighbours (those within 1.6 column distances "
+    "that have one across, three pairs or more), the share that is reported, by least squares; 1 is right, less draws "
+    "columns onto their lattice."
+)
 _PLACES = {
     "particle": "Bulk: all neighbouring columns are there (within 1.5 column distances 8 for <100>, 6 for <110> and "
     "<111>); corner: half of them or fewer; surface: in between.",
@@ -73,12 +78,15 @@ def _head(report: dict[str, Any]) -> Iterator[str]:
         f"False columns per image: {_WHERE[kind]}. LoG: a "
         "Laplacian of Gaussian whose scale, sign and threshold are tuned on each image against the truth; it is slow "
         "and reads fewer images, and the engine's F1 on those is beside it."
+        + _DISPLACED
+        * (kind == "particle")
     )
 
 
 def _by_dose(report: dict[str, Any]) -> Iterator[str]:
     kind = report["kind"]
     false = "false: " + " | ".join(WHERE[kind])
+    moved = "| displacement seen " if kind == "particle" else ""
     yield ""
     yield "## By dose"
     for name, figures in report["sets"].items():
@@ -86,7 +94,7 @@ def _by_dose(report: dict[str, Any]) -> Iterator[str]:
         yield f"**{name}**, {figures['images']} images"
         yield ""
         yield from _table(
-            f"e/Å² | F1 | precision | recall | rms / pm | {PLACES[kind][0]}: recall | rms / pm "
+            f"e/Å² | F1 | precision | recall | rms / pm | {PLACES[kind][0]}: recall | rms / pm {moved}"
             f"| {_NOT_JUDGED[kind]}: recall | rms / pm | {false} | LoG: F1 | rms / pm | images | engine there",
             (
                 [
@@ -96,6 +104,7 @@ def _by_dose(report: dict[str, Any]) -> Iterator[str]:
                     _share(row["recall"]),
                     _pm(row["rms_pm"]),
                     *_recall(row[PLACES[kind][0]]),
+                    *([_share(row["displacement_seen"])] if moved else []),
                     *_recall(row["not_judged"]),
                     *(f"{count:.2f}" for count in row["false_per_image"].values()),
                     *_log(row["log"]),

@@ -41,6 +41,8 @@ class ParticleSettings(BaseModel):
     thermal_angstrom : rms vibration of an atom along each axis; it blurs the potential (Debye-Waller), for an exposure
         sees the average of very many vibrations.
     disorder_angstrom : rms displacement of an atom along each axis that stays; a relaxed particle loses it.
+    column_disorder_angstrom : that of a whole column of the particle, across the beam, on top of its atoms'. A network
+        that has only seen columns on their lattice sites draws others there: it took a third off every displacement.
     supports : which, each as likely as it is named often.
     support_fraction, empty_fraction : of all specimens, those with a support, and those without a particle.
     under_fraction : of the particles with a support, those that have it under or over them in the beam, not beside.
@@ -62,6 +64,7 @@ class ParticleSettings(BaseModel):
     tilt_deg: tuple[float, float] = (0.0, 5.0)
     thermal_angstrom: tuple[float, float] = (0.07, 0.11)
     disorder_angstrom: tuple[float, float] = (0.0, 0.03)
+    column_disorder_angstrom: tuple[float, float] = (0.0, 0.0)
     supports: tuple[SupportKind, ...] = Field(("ceria", "titania", "carbon"), min_length=1)
     support_fraction: float = Field(0.7, ge=0, le=1)
     under_fraction: float = Field(0.35, ge=0, le=1)
@@ -175,6 +178,9 @@ def make_particle(settings: ParticleSettings, seed: int) -> Specimen:
     _, first, index, counts = np.unique(column, return_index=True, return_inverse=True, return_counts=True)
     index = index.reshape(-1)
     thermal = float(rng.uniform(*settings.thermal_angstrom))
+    if settings.column_disorder_angstrom[1] > 0:
+        moved = rng.normal(0, rng.uniform(*settings.column_disorder_angstrom), (len(counts), 2))
+        particle[:, :2] += moved[index]
     if settings.langevin_k is not None:
         atoms[len(xyz) :] += rng.normal(0, thermal, atoms[len(xyz) :].shape)
         thermal = 0.0

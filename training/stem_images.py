@@ -74,12 +74,15 @@ def label_maps(scene: StemScene, settings: StemSettings, classes: int, side: int
     """The maps of all classes (classes, side / stride, side / stride) f4, whose sum is 1 at the most.
 
     Columns are as wide as their distance to the nearest allows, and the lower the less certain it is that anyone
-    would see them. Those beyond the border are there, too, as far as they reach in.
+    would see them. Those centred up to a quarter of a spacing beyond the border, of which the larger part is seen, are
+    to be reported on it; those farther out are there as far as they reach in.
     """
     shape = (side // stride, side // stride)
     yx = scene.yx_px
     if len(yx) == 0:
         return np.zeros((classes, *shape), np.float32)
+    within = np.clip(yx, 0, side - 1)
+    yx = np.where((np.abs(yx - within) < scene.spacing_px / 4).all(1, keepdims=True), within, yx)
     nearest = cKDTree(yx).query(yx, 2)[0][:, 1]
     width = np.clip(settings.label_spacings * np.minimum(nearest, scene.spacing_px), *settings.label_px)
     low, high = settings.least_contrast

@@ -2,7 +2,7 @@
 """The evaluation: faults are counted where they lie, and the report says it all."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from tests.helpers.tiny_recipe import write_recipe
 from training import figures
 from training.dataset import Truth
 from training.evaluate import Score, best_threshold, score_at, usual_width_px
-from training.facts import SpecimenFacts, distance_nm
+from training.facts import SpecimenFacts, displacements, distance_nm
 from training.measure import COLUMN, FALSE, UNJUDGED, WHERE, Measured, Reader, measure
 from training.recipe import RecipeError, recipe_named
 from training.report import evaluate_engine
@@ -277,3 +277,30 @@ def test_the_shipped_engine_knows_the_lattices_its_recipe_simulates():
     assert {axis.columns for axis in known_zone_axes(ParticleSettings(support_fraction=0.0))} == {True}
     for shipped in MODELS.glob("au-on-oxide-hrtem*.toml"):
         assert Manifest.load(shipped).zone_axes == known_zone_axes(ParticleSettings())
+
+
+def test_a_displacement_is_from_the_middle_of_neighbours_that_have_one_across():
+    sites = 12.0 * np.stack(np.mgrid[0:5, 0:5], -1).reshape(-1, 2)
+    strained = sites @ np.array([[1.04, 0.02], [0.01, 0.97]])  # as a whole: no one is displaced
+    away = displacements(strained, 12.0)
+    inner = ((sites > 0) & (sites < 48)).all(1)
+    assert np.isfinite(away).all(1).tolist() == inner.tolist()  # at the rim there are two pairs
+    np.testing.assert_allclose(away[inner], 0, atol=1e-9)
+    strained[12] += (1.0, -0.5)
+    away = displacements(strained, 12.0)
+    np.testing.assert_allclose(away[12], (1.0, -0.5), atol=1e-9)
+    np.testing.assert_allclose(away[11], (-1.0 / 8, 0.5 / 8), atol=1e-9)  # it is one of eight neighbours
+    assert np.isnan(displacements(strained[:1], 12.0)).all()
+    assert np.isnan(displacements(strained, np.nan)).all()
+
+
+@pytest.mark.parametrize("seen", [0.0, 0.6, 1.0])
+def test_the_share_of_displacements_that_an_engine_sees_is_told(seen: float):
+    whole, moved = scene(), np.array([0.5, -0.3])
+    truth = whole.truth
+    shot = replace(whole, truth=replace(truth, yx_px=truth.yx_px + moved * (np.arange(9) == 4)[:, None]))
+    reports = truth.yx_px + seen * moved * (np.arange(9) == 4)[:, None]
+    reader = Reader(lambda *_: Told(reports, np.full(9, 0.9)), 0.5)
+    measured = measure([shot], {"told": reader}, 0)
+    row, _ = figures.by_dose(measured, measured.readings["told"], np.array([0]))
+    assert row["displacement_seen"] == pytest.approx(seen, abs=1e-4)

@@ -56,6 +56,18 @@ def test_a_particle_is_compact_and_its_columns_are_where_its_atoms_are():
     assert (distance[:, 3] <= np.sqrt(2) + 1e-9).all()  # three neighbours at least: none floats
 
 
+def test_columns_that_are_displaced_keep_their_atoms_and_are_where_these_are():
+    displaced = SMALL.model_copy(update={"column_disorder_angstrom": (0.3, 0.3)})
+    before, after = (make_particle(settings, 5) for settings in (SMALL, displaced))
+    count = len(before.atom_column)
+    moved = (after.xyz_angstrom - before.xyz_angstrom)[:count, :2]
+    of_column = moved[np.unique(before.atom_column, return_index=True)[1]]
+    np.testing.assert_allclose(moved, of_column[before.atom_column], atol=1e-9)  # no atom without its column
+    np.testing.assert_allclose(10 * (after.column_yx_nm - before.column_yx_nm), of_column[:, ::-1], atol=1e-9)
+    assert of_column.std() == pytest.approx(0.3, rel=0.25)
+    np.testing.assert_array_equal(after.xyz_angstrom[count:], before.xyz_angstrom[count:])
+
+
 def test_same_seed_same_specimen_and_other_seed_another():
     a, b, c = (make_particle(SMALL, seed) for seed in (3, 3, 4))
     assert np.array_equal(a.xyz_angstrom, b.xyz_angstrom)
