@@ -105,9 +105,9 @@ def nearest(yx_nm: np.ndarray, others_yx_nm: np.ndarray, side_nm: float) -> tupl
 def displacements(yx: np.ndarray, spacing: float) -> np.ndarray:
     """How far points (n, 2) lie from where their neighbours have them; (n, 2) f8, in the unit of the points.
 
-    A neighbour lies within 1.6 spacings and has another across, within a quarter of a spacing; the middle of all such
-    pairs is where a crystal has the point, strained or not. NaN with fewer than three pairs: at a surface, on the plane
-    of a twin, in a honeycomb.
+    Neighbours lie within 1.6 spacings, and each has another across, to a quarter of a spacing: the middle of three such
+    pairs or more is where a crystal has the point, strained or not. In a honeycomb it is the middle of three neighbours
+    that lie evenly around. NaN where there is neither: at a surface, on the plane of a twin.
     """
     away = np.full((len(yx), 2), np.nan)
     if len(yx) < 2 or not np.isfinite(spacing):
@@ -118,6 +118,8 @@ def displacements(yx: np.ndarray, spacing: float) -> np.ndarray:
         across = (gap < spacing / 4).any(1)
         if np.count_nonzero(across) >= 6:
             away[k] = -to[across].mean(0)
+        elif len(to) == 3 and np.hypot(*to.mean(0)) < spacing / 4:
+            away[k] = -to.mean(0)
     return away
 
 

@@ -75,7 +75,7 @@ def by_dose(measured: Measured, reading: Reading, chosen: np.ndarray, kind: str 
                 "f1_low": low,
                 "f1_high": high,
                 PLACES[kind][0]: _found(true[judged & (true["place"] == 0)]),
-                **({"displacement_seen": _displacement_seen(true[judged])} if kind == "particle" else {}),
+                "displacement_seen": _displacement_seen(true[judged]),
                 "not_judged": _found(true[~judged]),
                 "false_per_image": {
                     where: float(np.count_nonzero(false["where"] == i) / max(len(chosen), 1))

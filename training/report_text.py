@@ -21,9 +21,9 @@ _WHERE = {
     "sheet": "at the sheet (within one bond of an atom), on contamination beside it, in vacuum",
 }
 _DISPLACED = (
-    " Displacement seen: of how far a column lies from the middle of its neighbours (those within 1.6 column distances "
-    "that have one across, three pairs or more), the share that is reported, by least squares; 1 is right, less draws "
-    "columns onto their lattice."
+    " Displacement seen: of how far a column or atom lies from the middle of its neighbours (within 1.6 of their "
+    "distances, three pairs across it or more; in a honeycomb three around it), the share that is reported, by least "
+    "squares; 1 is right, less draws it onto its lattice."
 )
 _PLACES = {
     "particle": "Bulk: all neighbouring columns are there (within 1.5 column distances 8 for <100>, 6 for <110> and "
@@ -86,7 +86,6 @@ def _head(report: dict[str, Any]) -> Iterator[str]:
 def _by_dose(report: dict[str, Any]) -> Iterator[str]:
     kind = report["kind"]
     false = "false: " + " | ".join(WHERE[kind])
-    moved = "| displacement seen " if kind == "particle" else ""
     yield ""
     yield "## By dose"
     for name, figures in report["sets"].items():
@@ -94,8 +93,9 @@ def _by_dose(report: dict[str, Any]) -> Iterator[str]:
         yield f"**{name}**, {figures['images']} images"
         yield ""
         yield from _table(
-            f"e/Å² | F1 | precision | recall | rms / pm | {PLACES[kind][0]}: recall | rms / pm {moved}"
-            f"| {_NOT_JUDGED[kind]}: recall | rms / pm | {false} | LoG: F1 | rms / pm | images | engine there",
+            f"e/Å² | F1 | precision | recall | rms / pm | {PLACES[kind][0]}: recall | rms / pm "
+            f"| displacement seen | {_NOT_JUDGED[kind]}: recall | rms / pm | {false} | LoG: F1 | rms / pm | images "
+            "| engine there",
             (
                 [
                     f"{row['dose_e_angstrom2']:g}",
@@ -104,7 +104,7 @@ def _by_dose(report: dict[str, Any]) -> Iterator[str]:
                     _share(row["recall"]),
                     _pm(row["rms_pm"]),
                     *_recall(row[PLACES[kind][0]]),
-                    *([_share(row["displacement_seen"])] if moved else []),
+                    _share(row["displacement_seen"]),
                     *_recall(row["not_judged"]),
                     *(f"{count:.2f}" for count in row["false_per_image"].values()),
                     *_log(row["log"]),

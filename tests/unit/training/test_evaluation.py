@@ -290,6 +290,12 @@ def test_a_displacement_is_from_the_middle_of_neighbours_that_have_one_across():
     away = displacements(strained, 12.0)
     np.testing.assert_allclose(away[12], (1.0, -0.5), atol=1e-9)
     np.testing.assert_allclose(away[11], (-1.0 / 8, 0.5 / 8), atol=1e-9)  # it is one of eight neighbours
+    honeycomb = np.array([(0.0, 0.0), (1.42, 0), (-0.71, 1.23), (-0.71, -1.23), (2.13, 1.23), (2.13, -1.23)])
+    away = displacements(honeycomb, 1.42)
+    np.testing.assert_allclose(away[:2], 0, atol=1e-9)
+    assert np.isnan(away[2:]).all()
+    honeycomb[0] += (0.0, 0.06)
+    np.testing.assert_allclose(displacements(honeycomb, 1.42)[0], (0.0, 0.06), atol=1e-9)
     assert np.isnan(displacements(strained[:1], 12.0)).all()
     assert np.isnan(displacements(strained, np.nan)).all()
 
