@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,6 +39,9 @@ class SpecimenFacts:
     support_nm : (m,) f8, distance to the nearest atom of a support or contamination, as seen along the beam; inf if
         there is none.
     support_yx_nm : (k, 2) f8, the atoms of the support.
+    around : (m, k) i8, of each column the neighbours in whose middle it would be, had nothing displaced it, strained
+        as a whole or not; -1 where there are no more. In a particle's lattice, three pairs of one across the other, or
+        four: none at a surface, nor on the plane of a twin. In a sheet, three atoms evenly around.
     """
 
     zone_axis: ZoneAxis | None
@@ -48,6 +52,7 @@ class SpecimenFacts:
     place: np.ndarray
     support_nm: np.ndarray
     support_yx_nm: np.ndarray
+    around: np.ndarray
 
 
 def specimen_facts(settings: SpecimenSettings, seed: int, wave: ExitWave | None = None) -> SpecimenFacts:
@@ -84,6 +89,9 @@ def specimen_facts(settings: SpecimenSettings, seed: int, wave: ExitWave | None 
         place=specimen.column_place if isinstance(settings, SheetSettings) else _places(specimen, spacing_nm),
         support_nm=distance_nm(specimen.column_yx_nm, support_yx_nm, float(specimen.box_angstrom[0]) / 10),
         support_yx_nm=support_yx_nm,
+        around=_three(specimen.column_yx_nm, spacing_nm)
+        if isinstance(settings, SheetSettings)
+        else _pairs(specimen.column_lattice_nm, spacing_nm),
     )
 
 
@@ -102,25 +110,18 @@ def nearest(yx_nm: np.ndarray, others_yx_nm: np.ndarray, side_nm: float) -> tupl
     return cKDTree(there, boxsize=side_nm).query(here)
 
 
-def displacements(yx: np.ndarray, spacing: float) -> np.ndarray:
-    """How far points (n, 2) lie from where their neighbours have them; (n, 2) f8, in the unit of the points.
+def displacements(yx: np.ndarray, around: np.ndarray, side: float) -> np.ndarray:
+    """How far columns (n, 2) in a periodic square lie from the middle of their neighbours (`SpecimenFacts.around`).
 
-    Neighbours lie within 1.6 spacings, and each has another across, to a quarter of a spacing: the middle of three such
-    pairs or more is where a crystal has the point, strained or not. In a honeycomb it is the middle of three neighbours
-    that lie evenly around. NaN where there is neither: at a surface, on the plane of a twin.
+    Returns
+    -------
+    (n, 2) f8, in the unit of the columns and of `side`; NaN where no neighbours are.
     """
-    away = np.full((len(yx), 2), np.nan)
-    if len(yx) < 2 or not np.isfinite(spacing):
-        return away
-    for k, near in enumerate(cKDTree(yx).query_ball_point(yx, 1.6 * spacing)):
-        to = yx[[i for i in near if i != k]] - yx[k]
-        gap = np.hypot(*np.moveaxis(to[:, None] + to[None, :], -1, 0))
-        across = (gap < spacing / 4).any(1)
-        if np.count_nonzero(across) >= 6:
-            away[k] = -to[across].mean(0)
-        elif len(to) == 3 and np.hypot(*to.mean(0)) < spacing / 4:
-            away[k] = -to.mean(0)
-    return away
+    to = yx[around] - yx[:, None]
+    to -= side * np.round(to / side)
+    there = (around >= 0)[..., None]
+    with np.errstate(invalid="ignore"):
+        return -(to * there).sum(1) / there.sum(1)
 
 
 def _with_columns(specimen: Specimen, wave: ExitWave) -> Specimen:
@@ -146,3 +147,32 @@ def _places(specimen: Specimen, spacing_nm: float) -> np.ndarray:
     around = tree.query_ball_point(specimen.column_lattice_nm, 1.5 * spacing_nm, return_length=True) - 1
     full = _NEIGHBOURS[specimen.zone_axis]
     return np.where(around == full, 0, np.where(2 * around > full, 1, 2))
+
+
+def _pairs(lattice_nm: np.ndarray, spacing_nm: float) -> np.ndarray:
+    """`SpecimenFacts.around` of columns (m, 2) on their lattice sites."""
+    around = np.full((len(lattice_nm), 8), -1)
+    for k, (others, to) in enumerate(_near(lattice_nm, 1.5 * spacing_nm)):
+        gap_nm = np.hypot(*np.moveaxis(to[:, None] + to[None, :], -1, 0))
+        paired = others[(gap_nm < 0.01).any(1)]
+        if len(paired) >= 6:
+            around[k, : len(paired)] = paired
+    return around
+
+
+def _three(yx_nm: np.ndarray, bond_nm: float) -> np.ndarray:
+    """`SpecimenFacts.around` of the atoms (m, 2) of a sheet."""
+    around = np.full((len(yx_nm), 3), -1)
+    for k, (others, to) in enumerate(_near(yx_nm, 1.3 * bond_nm)):
+        if len(others) == 3 and np.hypot(*to.mean(0)) < bond_nm / 4:
+            around[k] = others
+    return around
+
+
+def _near(yx_nm: np.ndarray, radius_nm: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Of each point which others lie within a radius, and the ways (k, 2) to them."""
+    if len(yx_nm) == 0:
+        return
+    for k, near in enumerate(cKDTree(yx_nm).query_ball_point(yx_nm, radius_nm)):
+        others = np.array([i for i in near if i != k], int)
+        yield others, yx_nm[others] - yx_nm[k]

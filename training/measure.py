@@ -125,7 +125,8 @@ def measure(
         images.append(_image(shot))
         usable += shot.usable
         with_log = number < log_images or (shot.usable and usable <= log_images)
-        away_yx_nm = displacements(shot.truth.yx_px * shot.truth.sampling_nm, shot.facts.spacing_nm)
+        side_px = next(iter(shot.counts.values())).shape[-1]
+        away_yx_nm = displacements(shot.truth.yx_px, shot.facts.around, side_px) * shot.truth.sampling_nm
         for name, reader in readers.items():
             shape = next(iter(shot.counts.values())).shape[1:]
             lowest = min(CANDIDATE, reader.threshold)

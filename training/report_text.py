@@ -21,9 +21,9 @@ _WHERE = {
     "sheet": "at the sheet (within one bond of an atom), on contamination beside it, in vacuum",
 }
 _DISPLACED = (
-    " Displacement seen: of how far a column or atom lies from the middle of its neighbours (within 1.6 of their "
-    "distances, three pairs across it or more; in a honeycomb three around it), the share that is reported, by least "
-    "squares; 1 is right, less draws it onto its lattice."
+    " Displacement seen: of how far a column or atom lies from the middle of its neighbours (three pairs across it or "
+    "more; in a sheet three around it), the share that is reported, by least squares; 1 is right, less draws columns "
+    "onto their lattice."
 )
 _PLACES = {
     "particle": "Bulk: all neighbouring columns are there (within 1.5 column distances 8 for <100>, 6 for <110> and "

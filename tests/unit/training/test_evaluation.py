@@ -17,12 +17,12 @@ from tests.helpers.tiny_recipe import write_recipe
 from training import figures
 from training.dataset import Truth
 from training.evaluate import Score, best_threshold, score_at, usual_width_px
-from training.facts import SpecimenFacts, displacements, distance_nm
+from training.facts import PLACES, SpecimenFacts, displacements, distance_nm, specimen_facts
 from training.measure import COLUMN, FALSE, UNJUDGED, WHERE, Measured, Reader, measure
 from training.recipe import RecipeError, recipe_named
 from training.report import evaluate_engine
 from training.shots import Shot
-from training.specimen import ParticleSettings
+from training.specimen import ParticleSettings, make_particle
 from training.zone_axes import known_zone_axes
 
 LEAST_TRANSFER = 0.3  # the recipe's usable_transfer
@@ -61,6 +61,7 @@ def scene() -> Shot:
         place=np.array([2, 1, 2, 1, 0, 1, 2, 1, 2]),
         support_nm=distance_nm(yx * 0.02, support * 0.02, 1.92),
         support_yx_nm=support * 0.02,
+        around=np.where((np.arange(9) == 4)[:, None], [0, 1, 2, 3, 5, 6, 7, 8], -1),
     )
     counts = {dose: np.ones((1, 96, 96), np.float32) for dose in (310.0, 30.0)}
     truth = Truth(yx, atoms, 0.02, "nine", beyond_yx_px=np.array([[-2.0, 60.0]]))
@@ -279,25 +280,33 @@ def test_the_shipped_engine_knows_the_lattices_its_recipe_simulates():
         assert Manifest.load(shipped).zone_axes == known_zone_axes(ParticleSettings())
 
 
-def test_a_displacement_is_from_the_middle_of_neighbours_that_have_one_across():
-    sites = 12.0 * np.stack(np.mgrid[0:5, 0:5], -1).reshape(-1, 2)
-    strained = sites @ np.array([[1.04, 0.02], [0.01, 0.97]])  # as a whole: no one is displaced
-    away = displacements(strained, 12.0)
-    inner = ((sites > 0) & (sites < 48)).all(1)
-    assert np.isfinite(away).all(1).tolist() == inner.tolist()  # at the rim there are two pairs
-    np.testing.assert_allclose(away[inner], 0, atol=1e-9)
-    strained[12] += (1.0, -0.5)
-    away = displacements(strained, 12.0)
-    np.testing.assert_allclose(away[12], (1.0, -0.5), atol=1e-9)
-    np.testing.assert_allclose(away[11], (-1.0 / 8, 0.5 / 8), atol=1e-9)  # it is one of eight neighbours
-    honeycomb = np.array([(0.0, 0.0), (1.42, 0), (-0.71, 1.23), (-0.71, -1.23), (2.13, 1.23), (2.13, -1.23)])
-    away = displacements(honeycomb, 1.42)
-    np.testing.assert_allclose(away[:2], 0, atol=1e-9)
-    assert np.isnan(away[2:]).all()
-    honeycomb[0] += (0.0, 0.06)
-    np.testing.assert_allclose(displacements(honeycomb, 1.42)[0], (0.0, 0.06), atol=1e-9)
-    assert np.isnan(displacements(strained[:1], 12.0)).all()
-    assert np.isnan(displacements(strained, np.nan)).all()
+def test_a_displacement_is_from_the_middle_of_the_neighbours():
+    yx = np.array(
+        [[1.0, 1.0], [0.0, 1.0], [2.0, 1.0], [1.0, 9.9], [1.0, 2.0]]
+    )  # one of them across the border
+    around = np.array([[1, 2, 3, 4], *[[-1] * 4] * 4])
+    away = displacements(yx + (np.arange(5) == 0)[:, None] * (0.25, -0.5), around, 10.0)
+    np.testing.assert_allclose(away[0], (0.25, -0.5 + (1.1 - 1.0) / 4), atol=1e-12)
+    assert np.isnan(away[1:]).all()
+    assert displacements(np.zeros((0, 2)), np.zeros((0, 8), int), 10.0).shape == (0, 2)
+
+
+@pytest.mark.parametrize("twinned", [0.0, 1.0])
+def test_neighbours_of_a_particle_are_pairs_in_its_lattice_displaced_or_not(twinned: float):
+    settings = ParticleSettings(
+        zone_axes=("110",), tilt_deg=(0.0, 0.0), disorder_angstrom=(0.0, 0.0), support_fraction=0.0,
+        empty_fraction=0.0, twinned_fraction=twinned, diameter_angstrom=(28.0, 30.0),
+    )  # fmt: skip
+    whole = make_particle(settings, 1)
+    facts = specimen_facts(settings, 1)
+    inner = (facts.around >= 0).any(1)
+    bulk = facts.place == PLACES["particle"].index("bulk")
+    assert (
+        inner[bulk].all() if not twinned else 0.5 < inner[bulk].mean() < 0.98
+    )  # not on the plane of the twin
+    assert bulk[inner].all()
+    away = displacements(whole.column_yx_nm, facts.around, 1e3)
+    np.testing.assert_allclose(away[inner], 0, atol=1e-6)  # columns of one lattice, displaced by nothing
 
 
 @pytest.mark.parametrize("seen", [0.0, 0.6, 1.0])

@@ -154,6 +154,10 @@ def test_validation_is_of_other_structures_than_training():
     facts = specimen_facts(settings, VALIDATION_SEEDS)
     assert {IDEAL, BOUNDARY} <= set(facts.place.tolist())
     assert facts.spacing_nm == pytest.approx(0.142)
+    three = (facts.around >= 0).all(1)
+    assert three[facts.place == IDEAL].mean() > 0.8  # the box ends at the others
+    to_nm = facts.column_yx_nm[facts.around[three]] - facts.column_yx_nm[three][:, None]
+    np.testing.assert_allclose(np.hypot(*np.moveaxis(to_nm, -1, 0)), 0.142, atol=0.04)
     assert np.isfinite(facts.smear)
     assert known_zone_axes(recipe.specimen)[0].spacings_nm == pytest.approx((0.213, 0.213))
 
