@@ -24,12 +24,12 @@ def mean_squared_error(logits: torch.Tensor, foreground: torch.Tensor) -> torch.
 
 
 def misplacement(logits: torch.Tensor, foreground: torch.Tensor) -> torch.Tensor:
-    """How far the map's peaks lie from the labels', on average over the labels' peaks; a number without a unit.
+    """How far the map's peaks lie from the labels', in 1 / pixels of the map; the mean over the labels' peaks.
 
     Of log(map / label), the slope averaged over a peak with the label's fourth power: a peak of width s that lies d
-    off has a slope of d / s² there (in pixels of the map), whatever its height; one that is only wider has none.
-    Cross-entropy hardly asks where a peak is: a fifth of its width costs a hundredth of what a missed column does. What
-    the network does not see (low in its own map) counts the less; shapes as above.
+    off has a slope of d / s² there, whatever its height; one that is only wider has none. Cross-entropy hardly asks
+    where a peak is: a shift by a fifth of its width costs less than a hundredth of what a missed column does. What the
+    network does not see (low in its own map) counts the less; shapes as above.
     """
     shown = torch.logsumexp(torch.log_softmax(logits.float(), 1)[:, 1:], 1, keepdim=True)
     label = foreground.float().sum(1, keepdim=True)

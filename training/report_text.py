@@ -77,9 +77,7 @@ def _head(report: dict[str, Any]) -> Iterator[str]:
         "Brackets: 95 % interval of F1, specimens drawn again (bootstrap). "
         f"False columns per image: {_WHERE[kind]}. LoG: a "
         "Laplacian of Gaussian whose scale, sign and threshold are tuned on each image against the truth; it is slow "
-        "and reads fewer images, and the engine's F1 on those is beside it."
-        + _DISPLACED
-        * (kind == "particle")
+        "and reads fewer images, and the engine's F1 on those is beside it." + _DISPLACED
     )
 
 
