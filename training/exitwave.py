@@ -141,8 +141,13 @@ def cache_path(cache: Path, specimen: SpecimenSettings, waves: WaveSettings, see
     drawn_from = specimen.model_dump()
     if isinstance(specimen, ParticleSettings):
         # particles are stored under the names they had before there were other kinds, twins and relaxed ones
-        new = {"relaxed": False, "langevin_k": None, "twinned_fraction": 0.0, "under_fraction": 0.35}
-        new["column_disorder_angstrom"] = (0.0, 0.0)
+        new = {
+            "relaxed": False,
+            "langevin_k": None,
+            "twinned_fraction": 0.0,
+            "under_fraction": 0.35,
+            "column_disorder_angstrom": (0.0, 0.0),
+        }
         drawn_from = {key: value for key, value in drawn_from.items() if key not in new or value != new[key]}
         del drawn_from["kind"]
         if specimen.relaxed:

@@ -125,10 +125,9 @@ def measure(
         images.append(_image(shot))
         usable += shot.usable
         with_log = number < log_images or (shot.usable and usable <= log_images)
-        side_px = next(iter(shot.counts.values())).shape[-1]
-        away_yx_nm = displacements(shot.truth.yx_px, shot.facts.around, side_px) * shot.truth.sampling_nm
+        shape = next(iter(shot.counts.values())).shape[1:]
+        away_yx_nm = displacements(shot.truth.yx_px, shot.facts.around, shape[-1]) * shot.truth.sampling_nm
         for name, reader in readers.items():
-            shape = next(iter(shot.counts.values())).shape[1:]
             lowest = min(CANDIDATE, reader.threshold)
             finder = reader.finder(shape, shot.truth.sampling_nm, lowest)
             for dose, counts in shot.counts.items():
