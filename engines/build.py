@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from engines.compile import Say, compile_plan
+from engines.gpu import why_no_card
 from engines.manifest import EngineMismatch, Manifest
 from engines.precision import Precision, in_precision, possible_precision
 
@@ -28,11 +29,14 @@ Flavour = Literal["tensorrt", "tensorrt-rtx"]
 FLAVOURS: tuple[Flavour, ...] = ("tensorrt", "tensorrt-rtx")
 _MODULES: dict[str, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 SIDES_PX = (512, 1024, 2048, 4096)  # of the images that get a profile of their own, if none are named
+MOST_FRAMES = 16  # in a batch: beyond it the launches no longer cost anything
 MOST_BATCHED_PX = 4 * 1024**2  # per batch, as far as frames are batched at all
-LARGEST_PX = 4096  # side of the one profile for every other shape
-ANY_BATCH = 4  # and its largest batch
+# for every other shape: the largest batch, and the largest side of its images (a K3 has 5,760)
+OTHER_SHAPES = ((16, 768), (4, 1536), (1, 6144))
 ANY_RTX = "any RTX card from Ampere on"
 TURING = (7, 5)
+
+CODE = ("build.py", "compile.py", "precision.py")
 
 PLANS = "HOPSCOPE_PLANS"  # environment: a folder for all plans, where the engines' own is not writable
 
@@ -50,6 +54,9 @@ class PlanFacts:
     gpu: str
     precision: str
     shapes_yx: tuple[tuple[int, int], ...]
+    code: (
+        str  # SHA-256 of ours that makes plans: what is asked of TensorRT may be another in the next version
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +92,7 @@ def find_gpu(index: int = 0) -> Gpu | None:
         import cupy  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
-    if not cupy.is_available():
+    if why_no_card(cupy, index) is not None:
         return None
     facts = cupy.cuda.runtime.getDeviceProperties(index)
     return Gpu(facts["name"].decode(), (facts["major"], facts["minor"]))
@@ -112,8 +119,8 @@ def plans_folder(engine: Path) -> Path:
 def profiles(manifest: Manifest, shapes_yx: Sequence[tuple[int, int]]) -> list[tuple[tuple[int, ...], ...]]:
     """Least, usual and largest input (b, c, ny, nx) of each optimization profile.
 
-    Every camera shape gets one of its own, as many images per batch as `MOST_BATCHED_PX` allows; the last is for
-    every other shape.
+    Every camera shape gets one of its own, with batches as large as a session makes them (`most_batched`); the last
+    are for all other shapes, small ones in batches.
     """
     step, channels = manifest.multiple_of, manifest.input_channels
     found: list[tuple[tuple[int, ...], ...]] = []
@@ -121,20 +128,23 @@ def profiles(manifest: Manifest, shapes_yx: Sequence[tuple[int, int]]) -> list[t
         if ny < 1 or nx < 1:
             raise EngineMismatch(f"impossible image: expected sides of 1 pixel or more, got {ny} x {nx}")
         ny, nx = (-(-n // step) * step for n in (ny, nx))
-        batch = max(1, MOST_BATCHED_PX // (ny * nx))
+        batch = most_batched(channels * ny * nx)
         profile = ((1, channels, ny, nx), (batch, channels, ny, nx), (batch, channels, ny, nx))
         if profile not in found:
             found.append(profile)
-    largest = max(LARGEST_PX, *(side for profile in found for side in profile[2][2:]), 0)
-    usual = -(-512 // step) * step
-    found.append(
-        (
-            (1, channels, step, step),
-            (1, channels, usual, usual),
-            (ANY_BATCH, channels, -(-largest // step) * step, -(-largest // step) * step),
+    named = max((side for profile in found for side in profile[2][2:]), default=0)
+    for batch, side in OTHER_SHAPES:
+        usual, largest = (-(-n // step) * step for n in (side // 2, side if batch > 1 else max(side, named)))
+        found.append(
+            ((1, channels, step, step), (batch, channels, usual, usual), (batch, channels, largest, largest))
         )
-    )
     return found
+
+
+def most_batched(pixels: int) -> int:
+    """How many inputs of so many pixels, of all their channels, go in one batch: a power of two."""
+    fit = min(MOST_FRAMES, max(1, MOST_BATCHED_PX // pixels))
+    return 1 << (fit.bit_length() - 1)
 
 
 def build_plan(
@@ -189,6 +199,7 @@ def build_plan(
         gpu_name,
         precision,
         tuple((int(ny), int(nx)) for ny, nx in shapes_yx),
+        _code(),
     )
     stale = _stale(before, facts)
     if stale is None:
@@ -228,6 +239,11 @@ def read_plan(path: Path) -> bytes:
     if hashlib.sha256(plan).hexdigest() != expected:
         raise EngineMismatch(f"plan {path} was changed after it was built; delete it, and it is built again")
     return plan
+
+
+def _code() -> str:
+    whole = b"".join((Path(__file__).parent / name).read_bytes() for name in CODE)
+    return hashlib.sha256(whole).hexdigest()
 
 
 def _gpu_of_plan(flavour: Flavour, gpu: Gpu | None) -> str:

@@ -66,7 +66,7 @@ def compile_plan(
     library = f"{trt.__name__} {trt.__version__}"
     heard: list[str] = []
     logger = _logger(trt, heard)
-    builder = trt.Builder(logger)
+    builder = started(trt, trt.Builder, logger)
     # version 11 is always strongly typed, and has no flag left for it
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     definition = builder.create_network(0 if typed is None else 1 << int(typed))
@@ -105,6 +105,17 @@ def compile_plan(
         )
     timings = b"" if cache is None else bytes(config.get_timing_cache().serialize())
     return bytes(plan), timings
+
+
+def started(trt: Any, kind: Callable[[Any], Any], logger: Any) -> Any:
+    """One of the library's own objects, which it does not make where its driver is missing or too old."""
+    try:
+        return kind(logger)
+    except TypeError as error:  # pybind11's word for a constructor that gave nothing
+        raise EngineMismatch(
+            f"{trt.__name__} {trt.__version__} does not start here: {error}; most likely the NVIDIA driver is too old "
+            "for it: look at nvidia-smi and update the driver, or choose another backend"
+        ) from error
 
 
 def _parser_errors(parser: Any) -> str:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from engines.compile import INPUT, OUTPUT
+from engines.compile import INPUT, OUTPUT, Profile, started
 from engines.manifest import EngineMismatch
 
 SHAPES_KEPT = (
@@ -44,7 +44,10 @@ class Bound:
 
 
 class Network(Protocol):
-    """What runs on a device."""
+    """What runs on a device; `profiles` are the shapes it was built for (least, usual, largest), empty for all."""
+
+    @property
+    def profiles(self) -> Sequence[Profile]: ...
 
     def bind(self, shape: Shape) -> Bound: ...
 
@@ -96,13 +99,25 @@ def import_cupy(device: int) -> Any:
         raise EngineMismatch(
             f"CuPy does not import: {error}; pip install 'hopscope[gpu]', or choose device cpu"
         ) from error
-    if not cupy.is_available() or device >= cupy.cuda.runtime.getDeviceCount():
-        raise EngineMismatch(
-            f"there is no GPU {device}: expected an NVIDIA card and its driver, got none with that number; look at "
-            "nvidia-smi, or choose device cpu"
-        )
+    lacking = why_no_card(cupy, device)
+    if lacking is not None:
+        raise EngineMismatch(f"there is no GPU {device}: {lacking}; or choose device cpu")
     cupy.cuda.Device(device).use()
     return cupy
+
+
+def why_no_card(cupy: Any, device: int) -> str | None:
+    """What keeps CuPy from that card, with the remedy; None if nothing does."""
+    runtime = cupy.cuda.runtime
+    try:
+        count = runtime.getDeviceCount()
+    except RuntimeError as error:  # CUDA's own words: no driver, one that is too old, no card
+        wanted = runtime.runtimeGetVersion()
+        return (
+            f"CUDA finds no card ({error}): expected an NVIDIA card and a driver for CUDA {wanted // 1000} or later; "
+            "look at nvidia-smi: the CUDA it names is the newest its driver knows; if that is older, update the driver"
+        )
+    return None if device < count else f"there are {count} GPUs, numbered from 0: look at nvidia-smi"
 
 
 class TensorRtNetwork:
@@ -114,13 +129,13 @@ class TensorRtNetwork:
         )  # also because some TensorRT runtimes end the process without a driver
         self._trt = trt
         self._logger = trt.Logger(trt.Logger.ERROR)
-        self._runtime = trt.Runtime(self._logger)  # must outlive the engine
+        self._runtime = started(trt, trt.Runtime, self._logger)  # must outlive the engine
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise EngineMismatch(
                 f"{trt.__name__} {trt.__version__} cannot load the plan on this card; delete it, and it is built again"
             )
-        self._profiles = [
+        self.profiles: list[Profile] = [
             tuple(tuple(dims) for dims in self._engine.get_tensor_profile_shape(INPUT, i))
             for i in range(self._engine.num_optimization_profiles)
         ]
@@ -147,7 +162,7 @@ class TensorRtNetwork:
         cupy.cuda.get_current_stream().synchronize()  # what is set up below runs on another
         context = self._new_context()
         stream = cupy.cuda.Stream(non_blocking=True)
-        profile = narrowest(self._profiles, shape)
+        profile = narrowest(self.profiles, shape)
         accepted = context.set_optimization_profile_async(profile, stream.ptr)
         stream.synchronize()
         if not accepted or not context.set_input_shape(INPUT, shape):
@@ -170,6 +185,8 @@ class TensorRtNetwork:
 
 class OnnxRuntimeNetwork:
     """ONNX Runtime with its CUDA provider, on a stream of its own; every shape's run is a CUDA graph."""
+
+    profiles: Sequence[Profile] = ()
 
     def __init__(self, network: bytes, device: int) -> None:
         try:
@@ -242,7 +259,7 @@ class OnnxRuntimeNetwork:
         return Bound(inputs, outputs, enqueue)
 
 
-def narrowest(profiles: list[tuple[Shape, ...]], shape: Shape) -> int:
+def narrowest(profiles: Sequence[Profile], shape: Shape) -> int:
     """Which profile (least, usual, largest) holds a shape with the least room to spare.
 
     Raises
@@ -253,7 +270,7 @@ def narrowest(profiles: list[tuple[Shape, ...]], shape: Shape) -> int:
     fits = [
         (float(np.prod(largest)) / float(np.prod(least)), i)
         for i, (least, _, largest) in enumerate(profiles)
-        if all(a <= n <= b for a, n, b in zip(least, shape, largest, strict=True))
+        if _holds(least, shape, largest)
     ]
     if not fits:
         largest = [largest for _, _, largest in profiles]
@@ -261,6 +278,17 @@ def narrowest(profiles: list[tuple[Shape, ...]], shape: Shape) -> int:
             f"the plan takes no input of shape {shape}, the largest are {largest}; build it again with --shapes"
         )
     return min(fits)[1]
+
+
+def largest_batch(profiles: Sequence[Profile], shape: Shape) -> int:
+    """How many images of shape (c, ny, nx) one of the profiles takes at once; 0 if none takes such an image."""
+    return max(
+        (largest[0] for least, _, largest in profiles if _holds(least[1:], shape, largest[1:])), default=0
+    )
+
+
+def _holds(least: Shape, shape: Shape, largest: Shape) -> bool:
+    return all(a <= n <= b for a, n, b in zip(least, shape, largest, strict=True))
 
 
 def recorded(cupy: Any, execute: Callable[[], None], stream: Any) -> Callable[[], None]:

@@ -7,14 +7,15 @@ and it still gives the golden output that was written when the engine was export
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
 import numpy as np
 
-from engines.build import build_plan, check_card, find_gpu, load_library, plans_folder, read_plan
+from engines.build import MOST_FRAMES, build_plan, check_card, find_gpu, load_library, plans_folder, read_plan
+from engines.compile import Profile
 from engines.cpu import OPENERS, Run
 from engines.files import read_engine, read_golden
 from engines.gpu import (
@@ -24,6 +25,7 @@ from engines.gpu import (
     OnnxRuntimeNetwork,
     TensorRtNetwork,
     import_cupy,
+    largest_batch,
 )  # fmt: skip
 from engines.manifest import EngineMismatch, Manifest
 from engines.precision import Precision, in_precision, possible_precision, tolerance
@@ -57,12 +59,14 @@ class Engine:
         run: Run,
         bind: Bind | None = None,
         precision: Precision | None = None,
+        profiles: Sequence[Profile] = (),
     ) -> None:
         self.manifest = manifest
         self.backend = backend
         self.precision: Precision = precision or manifest.precision
         self._run: Run | None = run
         self._bind = bind
+        self._profiles = profiles
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Probability maps of a batch of normalized images.
@@ -126,6 +130,12 @@ class Engine:
             outputs[...] = run(inputs)
 
         return Bound(inputs, outputs, enqueue)
+
+    def largest_batch(self, shape_yx: tuple[int, int]) -> int:
+        """How many images of a shape it takes at once: what its plan was built for, else `MOST_FRAMES`; 0 if none."""
+        if not self._profiles:
+            return MOST_FRAMES
+        return largest_batch(self._profiles, (self.manifest.input_channels, *shape_yx))
 
     def _opened(self) -> Run:
         if self._run is None:
@@ -254,7 +264,7 @@ def _on_gpu(
             raise EngineMismatch(f"onnxruntime has no {precision} convolutions; choose fp16")
         opened = OnnxRuntimeNetwork(in_precision(network, manifest, precision), device)
     kept = Kept(opened)
-    return Engine(manifest, backend, kept.run, kept.bind, precision)
+    return Engine(manifest, backend, kept.run, kept.bind, precision, opened.profiles)
 
 
 def _prove(engine: Engine, batch: np.ndarray, expected: np.ndarray) -> None:

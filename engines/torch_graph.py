@@ -7,11 +7,12 @@ engines are refused.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from engines.compile import Profile
 from engines.gpu import Bound, Shape, import_cupy
 from engines.manifest import EngineMismatch
 from engines.precision import Precision
@@ -28,6 +29,8 @@ class TorchNetwork:
     precision : fp32, fp16 or bf16; input, softmax and output are f4 in all.
     device : number of the card, or None for the CPU (which is for tests: arrays are numpy's then).
     """
+
+    profiles: Sequence[Profile] = ()
 
     def __init__(self, network: bytes, precision: Precision, device: int | None) -> None:
         if precision in ("int8", "fp8"):

@@ -125,18 +125,28 @@ def analyse(
     results_endpoint: str,
     checkpoint: Path,
 ) -> None:
-    """Run until told to stop; then see what is left in the ring, and end."""
+    """Run until told to stop; then see what is left in the ring, and end.
+
+    Raises
+    ------
+    DeviceError, EngineMismatch
+        If a card fails later: it is told to the operator, and who is started next takes over on the same card.
+    """
     orders = Orders(connection)
     try:
         where = open_where(settings.engine)
     except (DeviceError, EngineMismatch, ImportError, OSError) as error:
-        connection.send({"type": "refused", "text": str(error)})
+        orders.say_refused(str(error))
         return
     with closing(where):
-        analysis = Analysis(settings, where)
-        warm_up(where, settings.tracking.lag_frames)
-        if orders.await_cue():
-            _run(orders, settings, analysis, ring, ready, freed, results_endpoint, checkpoint)
+        try:
+            analysis = Analysis(settings, where)
+            warm_up(where, settings.tracking.lag_frames)
+            if orders.await_cue():
+                _run(orders, settings, analysis, ring, ready, freed, results_endpoint, checkpoint)
+        except (DeviceError, EngineMismatch) as error:
+            orders.say_refused(str(error))
+            raise
 
 
 def _run(

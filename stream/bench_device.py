@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from scipy.spatial import KDTree
 
-from engines.build import MOST_BATCHED_PX
 from engines.files import read_engine
 from engines.manifest import EngineMismatch, Manifest
 from engines.precision import POSSIBLE, Precision
@@ -22,9 +21,9 @@ from engines.runtime import Engine, open_engine
 from engines.work import Layer, layers, least_ms
 from stream.codecs import Encoding, encode
 from stream.columns import Columns
-from stream.find import MOST_FRAMES
+from stream.find import inputs_at_once
 from stream.gpu.finder import DeviceFinder, Payload
-from stream.infer import ColumnFinder
+from stream.infer import ColumnFinder, Sampling
 from stream.phantom import Phantom
 
 Row = dict[str, Any]
@@ -133,11 +132,12 @@ def _bench_side(
     seconds: float,
 ) -> Iterator[Row]:  # fmt: skip
     manifest = engine.manifest
-    most = min(MOST_FRAMES, max(1, MOST_BATCHED_PX // side_px**2))  # as a session does it
     about: Row = {
         "engine": name, "precision": precision, "backend": engine.backend, "side_px": side_px
     }  # fmt: skip
     counts, payload = bench_payload(side_px)
+    padded_yx = Sampling(engine, counts.shape, manifest.nominal_nm_px).padded_yx
+    most = inputs_at_once(engine, counts.shape, padded_yx)  # as a session does it
     finder = DeviceFinder(engine, device, counts.shape, counts.dtype, manifest.nominal_nm_px, most=most)
     for batch in sorted({1, most}):
         work = layers(network, (batch, 1, *finder.padded_yx))
@@ -191,32 +191,33 @@ def _stages(
         row: Row = {**about, "what": "stage", "stage": stage, "batch": batch, "ms": _figure(ms)}
         if stage == "network":
             row["tflop_per_s"] = _figure(sum(layer.flop for layer in work) / ms / 1e9)
-            least = least_ms(
-                work, about["precision"], _peak(ceilings, about["precision"]), ceilings["copy_gb_per_s"]
-            )
+            peak = ceilings.get(f"matmul_{about['precision']}_tflop_per_s")
+            least = peak and least_ms(work, about["precision"], peak, ceilings["copy_gb_per_s"])
         else:
             row["gb_per_s"] = _figure(least_bytes[stage] / ms / 1e6)
             least = least_bytes[stage] / ceilings["copy_gb_per_s"] / 1e6
             if stage == "upload and decode":  # what is compressed comes over the bus before
                 least += batch * len(payload[0]) / ceilings["bus_gb_per_s"] / 1e6
-        rows.append(row | {"least_ms": _figure(least), "of_roofline": _figure(least / ms)})
+        if (
+            least is not None
+        ):  # products of bf16, fp8 and int8 are not measured: no figure rather than a guess
+            row |= {"least_ms": _figure(least), "of_roofline": _figure(least / ms)}
+        rows.append(row)
     yield from rows
     yield {**max(rows, key=lambda row: row["ms"]), "what": "slowest stage"}
 
 
-def _peak(ceilings: Row, precision: Precision) -> float:
-    """TFLOP/s. Products of eight bits are not measured: twice those of sixteen, as cards are made."""
-    times = 2.0 if precision in ("int8", "fp8") else 1.0
-    return times * ceilings[f"matmul_{'fp32' if precision == 'fp32' else 'fp16'}_tflop_per_s"]
-
-
 def _through(finder: DeviceFinder, payload: Payload, most: int, seconds: float) -> Row:
-    """Payloads to columns, both in host memory: throughput with two batches under way, latency of one frame."""
+    """Payloads to columns, both in host memory: throughput, and how late a frame is, with two batches under way;
+    and the latency of one frame by itself."""
     finder.start([payload] * most)
-    frames, began = 0, time.perf_counter()
+    frames, loaded = 0, []
+    began = started = time.perf_counter()
     while (taken := time.perf_counter() - began) < seconds or frames == 0:
+        before, started = started, time.perf_counter()
         finder.start([payload] * most)
         frames += len(finder.fetch())
+        loaded.append((time.perf_counter() - before) * 1e3)
     finder.fetch()
     latencies = []
     for _ in range(max(20, min(1000, int(seconds * frames / max(taken, 1e-9) / most / 4)))):
@@ -229,8 +230,10 @@ def _through(finder: DeviceFinder, payload: Payload, most: int, seconds: float) 
         "batch": most,
         "frames_per_s": round(fps, 1),
         "counts_gb_per_s": round(fps * payload[1].frame_bytes / 1e9, 3),
-        "latency_p50_ms": round(float(np.percentile(latencies, 50)), 3),
-        "latency_p99_ms": round(float(np.percentile(latencies, 99)), 3),
+        "latency_p50_ms": _percentile(latencies, 50),
+        "latency_p99_ms": _percentile(latencies, 99),
+        "loaded_p50_ms": _percentile(loaded, 50),
+        "loaded_p99_ms": _percentile(loaded, 99),
     }
 
 
@@ -292,6 +295,10 @@ def _versions() -> Row:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _percentile(taken_ms: Sequence[float], percent: float) -> float:
+    return round(float(np.percentile(taken_ms, percent)), 3)
 
 
 def _figure(value: float) -> float:

@@ -24,7 +24,7 @@ STAGES = (
 )
 ENDS = (
     "engine", "precision", "backend", "side_px", "payload", "batch", "frames_per_s", "counts_gb_per_s",
-    "latency_p50_ms", "latency_p99_ms",
+    "latency_p50_ms", "latency_p99_ms", "loaded_p50_ms", "loaded_p99_ms",
 )  # fmt: skip
 AGREEMENT = (
     "engine", "precision", "side_px", "columns", "columns_cpu", "f1", "apart_p99_px", "apart_max_px", "agrees"

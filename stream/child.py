@@ -55,6 +55,10 @@ class Orders:
         """Tell that work has begun, and what the supervisor should know of it."""
         self._say({"type": "ready", **facts})
 
+    def say_refused(self, text: str) -> None:
+        """Why work cannot begin, or go on, and what to do."""
+        self._say({"type": "refused", "text": text})
+
     def say_done(self, report: dict[str, Any]) -> None:
         """The last report of all."""
         self._say({"type": "report", "final": True, **report})

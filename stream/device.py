@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from engines.gpu import why_no_card
+
 DEVICES = r"auto|cpu|cuda:\d+(,cuda:\d+)*"  # what can be asked for
 KERNELS = ("decode.cu", "normalize.cu", "columns.cu")
 PINNED = 4  # upload buffers: one being filled, one travelling, and two for who is late
@@ -76,10 +78,7 @@ def _why_not(index: int) -> str | None:
         cupy = importlib.import_module("cupy")
     except ImportError as error:
         return f"CuPy does not import ({error}): pip install 'hopscope[gpu]'"
-    if not cupy.is_available():
-        return "CuPy finds no NVIDIA driver with a card: look at nvidia-smi"
-    count = cupy.cuda.runtime.getDeviceCount()
-    return None if index < count else f"there are {count} GPUs, numbered from 0: look at nvidia-smi"
+    return why_no_card(cupy, index)
 
 
 class Device:

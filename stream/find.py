@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from engines.build import MOST_BATCHED_PX
+from engines.build import most_batched
 from engines.manifest import EngineMismatch, Manifest
 from engines.runtime import Engine, open_engine
 from stream.batching import Cards
@@ -29,7 +29,6 @@ from stream.gpu.finder import DeviceFinder
 from stream.infer import ColumnFinder, Found, Sampling
 
 log = logging.getLogger("hopscope.device")
-MOST_FRAMES = 16  # in a batch: beyond it the launches no longer cost anything
 
 
 class OnCpu:
@@ -165,16 +164,13 @@ class OnCards:
         Raises
         ------
         CalibrationError, EngineMismatch, ValueError
-            As `ColumnFinder` does; EngineMismatch also if a card has too little memory.
+            As `ColumnFinder` does; EngineMismatch also if a card has too little memory, or cannot be made ready.
         """
         first: OpenCard = self._cards.opened[0]  # type: ignore[assignment]
         sampling = Sampling(first.engine, header.shape_yx, pixel_size_nm)
         self.zoom_yx = sampling.resampler.scale_yx
-        channels = self.manifest.input_channels
-        pixels = max(header.shape_yx[0] * header.shape_yx[1], sampling.padded_yx[0] * sampling.padded_yx[1])
-        fit = min(MOST_FRAMES, max(1, MOST_BATCHED_PX // (channels * pixels)))
-        inputs = 1 << (fit.bit_length() - 1)
-        self.most = channels * inputs
+        inputs = inputs_at_once(first.engine, header.shape_yx, sampling.padded_yx)
+        self.most = self.manifest.input_channels * inputs
 
         def make(card: OpenCard) -> DeviceFinder:
             return DeviceFinder(
@@ -184,10 +180,10 @@ class OnCards:
 
         try:
             self._cards.begin(make)
-        except MemoryError as error:
+        except (MemoryError, RuntimeError) as error:  # CuPy's, and CUDA's as the libraries hand it on
             raise EngineMismatch(
-                f"frames of {header.shape_yx} do not fit on {self.runs_on}: {error}; end other programs that use "
-                "it (nvidia-smi lists them), or choose device cpu"
+                f"{self.runs_on} cannot be made ready for frames of {header.shape_yx}: {_told(error)}; end other "
+                "programs that use it (nvidia-smi lists them), or choose device cpu"
             ) from error
 
     @property
@@ -200,8 +196,20 @@ class OnCards:
         self._cards.start([(frame.payload, frame.encoding) for frame in frames])
 
     def fetch(self) -> list[Found | None]:
-        """What was found in the oldest batch; None for a frame, or a stack, that cannot be decoded."""
-        return self._cards.fetch()
+        """What was found in the oldest batch; None for a frame, or a stack, that cannot be decoded.
+
+        Raises
+        ------
+        DeviceError
+            If a card failed, or has no memory left: nothing else takes its work over.
+        """
+        try:
+            return self._cards.fetch()
+        except (MemoryError, RuntimeError) as error:
+            raise DeviceError(
+                f"{self.runs_on} failed: {_told(error)}; end other programs that use it (nvidia-smi lists them), look "
+                "for Xid in the system's log (dmesg), or choose device cpu"
+            ) from error
 
     def picture(self, frame: Frame) -> np.ndarray:
         """The normalized picture of one frame, (ny', nx') f4, when nothing is under way.
@@ -210,6 +218,8 @@ class OnCards:
         ------
         WireError
             If its payload cannot be decoded.
+        DeviceError
+            As `fetch` does.
         """
         self.start([frame])
         (found,) = self.fetch()
@@ -219,6 +229,22 @@ class OnCards:
 
     def close(self) -> None:
         self._cards.close()
+
+
+def inputs_at_once(engine: Engine, shape_yx: tuple[int, int], padded_yx: tuple[int, int]) -> int:
+    """Frames of a shape, or stacks of them, that go to a card at once: a power of two.
+
+    Parameters
+    ----------
+    padded_yx : of their images, as the network sees them.
+    """
+    pixels = max(shape_yx[0] * shape_yx[1], padded_yx[0] * padded_yx[1])
+    fit = most_batched(engine.manifest.input_channels * pixels)
+    return max(1, min(fit, engine.largest_batch(padded_yx)))
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 Where = OnCpu | OnCards

@@ -159,9 +159,6 @@ class LateCard(SimpleNamespace):
         )  # fmt: skip
         self.current: Stream = Stream(self, -1)
 
-    def is_available(self) -> bool:
-        return True
-
     def RawModule(self, *, code: str, options: tuple[str, ...] = ()) -> Any:
         def function(name: str) -> Any:
             return lambda grid, block, args: self.current.put(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,8 @@ from scipy.spatial import cKDTree
 
 from engines.build import PLANS, find_gpu
 from engines.files import read_engine
+from engines.gpu import import_cupy
+from engines.manifest import EngineMismatch
 from engines.precision import in_precision
 from engines.runtime import Engine, open_engine
 from stream.bench_device import AGREE_F1, AGREE_PX, compare
@@ -41,18 +45,33 @@ def test_the_cpu_is_chosen_where_there_is_no_card_and_it_says_why(monkeypatch: p
 
 
 def test_a_card_that_can_be_used_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    from types import SimpleNamespace
-
     runtime = SimpleNamespace(getDeviceCount=lambda: 2)
-    card = SimpleNamespace(is_available=lambda: True, cuda=SimpleNamespace(runtime=runtime))
+    card = SimpleNamespace(cuda=SimpleNamespace(runtime=runtime))
     monkeypatch.setitem(sys.modules, "cupy", card)  # type: ignore[arg-type]
     assert open_device("auto").cards == (0,)
     assert open_device("cuda:1").cards == (1,)
     assert open_device("cuda:1,cuda:0,cuda:1").cards == (1, 0)
     with pytest.raises(DeviceError, match="there are 2 GPUs, numbered from 0"):
         open_device("cuda:0,cuda:2")
-    card.is_available = lambda: False
-    assert "finds no NVIDIA driver" in open_device("auto").reason
+
+
+def test_a_driver_that_is_missing_or_too_old_is_told_in_cudas_words_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused() -> int:
+        raise RuntimeError(
+            "cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime version"
+        )
+
+    runtime = SimpleNamespace(getDeviceCount=refused, runtimeGetVersion=lambda: 13020)
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=SimpleNamespace(runtime=runtime)))  # type: ignore[arg-type]
+    told = r"driver version is insufficient.*a driver for CUDA 13 or later.*update the driver"
+    assert re.search(told, open_device("auto").reason)
+    with pytest.raises(DeviceError, match=told):
+        open_device("cuda:0")
+    with pytest.raises(EngineMismatch, match=told):
+        import_cupy(0)
+    assert find_gpu() is None
 
 
 @pytest.fixture(params=["host", pytest.param("gpu", marks=pytest.mark.gpu)])

@@ -11,9 +11,10 @@ import h5py
 import numpy as np
 import pytest
 
-from engines.build import PLANS, find_gpu
+from engines.build import PLANS, SIDES_PX, find_gpu, profiles
+from engines.gpu import Bound, narrowest
 from engines.manifest import EngineMismatch
-from engines.runtime import open_engine
+from engines.runtime import Engine, open_engine
 from stream import find
 from stream.config import EngineSettings, Settings
 from stream.device import Choice, DeviceError
@@ -82,7 +83,7 @@ def test_a_replay_through_cards_gives_the_cpus_tables(
     for name, where in (("cpu", on_cpu(NAME)), ("card", on_host(NAME, cards))):
         with monkeypatch.context() as patched:
             patched.setattr("stream.offline.open_where", lambda engine, where=where: where)
-            patched.setattr("stream.find.MOST_FRAMES", 4)
+            patched.setattr("engines.build.MOST_FRAMES", 4)
             results[name] = analyse_recording(movie, tmp_path / f"{name}.h5", settings)
     assert results["cpu"]["frames"] == results["card"]["frames"] == 24
     assert "cuda:0 host" in results["card"]["device"]
@@ -200,16 +201,87 @@ def test_single_images_come_in_order_and_are_released(tiny: Path) -> None:
         assert released == list(range(37))
 
 
-def test_a_card_without_memory_is_a_refusal(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [MemoryError("out of memory"), RuntimeError("cudaErrorMemoryAllocation")])
+def test_a_card_without_memory_is_a_refusal(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     def full(*_: object) -> None:
-        raise MemoryError("out of memory")
+        raise error
 
     monkeypatch.setattr(find, "DeviceFinder", full)
     with (
         closing(on_host(tiny)) as where,
-        pytest.raises(EngineMismatch, match=r"do not fit on cuda:0 host.*cpu"),
+        pytest.raises(EngineMismatch, match=rf"cuda:0 host.* cannot be made ready for frames.*{error}.*cpu"),
     ):
         where.begin(SeriesHeader(1, SHAPE, np.dtype("u2")), 0.02)
+
+
+@pytest.mark.parametrize("cards", [1, 2])
+def test_a_card_that_fails_in_mid_run_is_an_error_with_its_remedy_and_nothing_takes_over(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, cards: int
+) -> None:
+    def gone(*_: object) -> None:
+        raise RuntimeError("cudaErrorLaunchFailure: unspecified launch failure")
+
+    with closing(on_host(tiny, cards)) as where:
+        where.begin(SeriesHeader(1, SHAPE, np.dtype("u2")), 0.02)
+        where.start([frame(0)])
+        (found,) = where.fetch()
+        assert found is not None
+        monkeypatch.setattr(HostDevice, "launch", gone)
+        for _ in range(2):
+            where.start([frame(1)])
+            with pytest.raises(
+                DeviceError, match=r"cuda:0 host.* failed: RuntimeError: cudaErrorLaunchFailure.*nvidia-smi"
+            ):
+                where.fetch()
+        with pytest.raises(DeviceError, match="cudaErrorLaunchFailure"):
+            where.picture(frame(2))
+
+
+CAMERAS = [  # and how many frames may go together; of a strip that has no shape of its own, one
+    ((256, 256), 0.02, 16), ((512, 512), 0.02, 16), ((512, 512), 0.012, 16), ((512, 640), 0.02, 8),
+    ((720, 720), 0.02, 8), ((515, 1030), 0.02, 4), ((128, 2048), 0.02, 1), ((900, 900), 0.018, 4),
+    ((1024, 1024), 0.012, 4), ((1024, 1024), 0.03, 1), ((2048, 2048), 0.012, 1), ((4092, 5760), 0.02, 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape_yx", "pixel_size_nm", "together"), CAMERAS)
+def test_the_plan_of_a_default_build_takes_every_batch_of_every_camera(
+    tiny: Path, shape_yx: tuple[int, int], pixel_size_nm: float, together: int
+) -> None:
+    with open_engine(tiny, threads=1) as engine:
+        planned = profiles(engine.manifest, [(side, side) for side in SIDES_PX])
+        asked: list[tuple[int, ...]] = []
+
+        def bind(shape: tuple[int, ...]) -> Bound:
+            narrowest(planned, shape)  # raises as a plan would
+            asked.append(shape)
+            return Bound(np.empty(shape, np.float32), None, lambda: None)
+
+        plan = Engine(engine.manifest, "tensorrt", engine.run, bind, profiles=planned)
+        where = OnCards([lambda: OpenCard(HostDevice(), plan)], "cuda:0", "a test", pictures=False)
+        with closing(where):
+            where.begin(SeriesHeader(1, shape_yx, np.dtype("u2")), pixel_size_nm)
+    assert where.most == max(b for b, *_ in asked) == together
+
+
+def test_an_image_that_no_profile_takes_is_refused_by_name(tiny: Path) -> None:
+    with open_engine(tiny, threads=1) as engine:
+        planned = profiles(engine.manifest, [(512, 512)])
+        plan = Engine(
+            engine.manifest,
+            "tensorrt",
+            engine.run,
+            lambda shape: narrowest(planned, shape),
+            profiles=planned,  # type: ignore[arg-type, return-value]
+        )
+        where = OnCards([lambda: OpenCard(HostDevice(), plan)], "cuda:0", "a test")
+        with (
+            closing(where),
+            pytest.raises(EngineMismatch, match=r"\(1, 1, 64, 6152\).*build it again with --shapes"),
+        ):
+            where.begin(SeriesHeader(1, (64, 6152), np.dtype("u2")), 0.02)
 
 
 def test_auto_goes_to_the_cpu_where_the_engine_does_not_open_on_the_card_and_says_why(

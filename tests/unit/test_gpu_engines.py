@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from engines.build import Gpu, check_card
-from engines.gpu import Kept, OnnxRuntimeNetwork, TensorRtNetwork, narrowest
+from engines.gpu import Kept, OnnxRuntimeNetwork, TensorRtNetwork, largest_batch, narrowest
 from engines.manifest import EngineMismatch
 from engines.runtime import open_engine
 from tests.helpers.needs import lacking
@@ -72,9 +72,6 @@ class Card:
             get_current_stream=Stream,
             runtime=SimpleNamespace(getDeviceCount=lambda: 1),
         )
-
-    def is_available(self) -> bool:
-        return True
 
     def zeros(self, shape: tuple[int, ...], dtype: str) -> Array:
         return np.zeros(shape, dtype).view(Array)
@@ -195,6 +192,16 @@ def test_a_plan_that_does_not_load_is_refused(card: Card) -> None:
         TensorRtNetwork(library(card), b"of another card", 0)
 
 
+def test_a_library_that_does_not_start_is_refused_with_the_remedy(card: Card) -> None:
+    def nothing(logger: object) -> None:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    trt = library(card)
+    trt.Runtime = nothing
+    with pytest.raises(EngineMismatch, match=r"tensorrt 0 does not start here.*update the driver"):
+        TensorRtNetwork(trt, b"plan", 0)
+
+
 def test_a_full_card_is_refused_by_name(card: Card) -> None:
     kept = Kept(TensorRtNetwork(library(card), b"plan", 0))
     card.full = True
@@ -297,6 +304,16 @@ def test_the_narrowest_profile_is_taken() -> None:
     assert narrowest(PROFILES, (5, 1, 64, 64)) == 0
     assert narrowest(PROFILES, (1, 1, 64, 64)) == 0
     assert narrowest(PROFILES, (1, 1, 64, 72)) == 1
+
+
+def test_batches_are_as_large_as_a_profile_allows() -> None:
+    assert largest_batch(PROFILES, (1, 64, 64)) == max(largest[0] for _, _, largest in PROFILES)
+    for shape in ((1, 64, 64), (1, 64, 72), (1, 8, 8)):
+        most = largest_batch(PROFILES, shape)
+        narrowest(PROFILES, (most, *shape))
+        with pytest.raises(EngineMismatch, match="takes no input"):
+            narrowest(PROFILES, (most + 1, *shape))
+    assert largest_batch(PROFILES, (1, 64, 4096)) == 0
 
 
 @pytest.mark.trt
