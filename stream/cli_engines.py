@@ -139,7 +139,8 @@ def build_engine(
         typer.Option(help="Without it fp16 from an -fp32 engine, int8 from an int8 one."),
     ] = None,
     shapes: Annotated[
-        str | None, typer.Option(help="Images to be fast for, in pixels: sides, or NYxNX; with commas.")
+        str | None,
+        typer.Option(help="Images to be fast for, in pixels of the engine: sides, or NYxNX; with commas."),
     ] = None,
     flavour: Annotated[
         Literal["tensorrt", "tensorrt-rtx"] | None,
@@ -168,7 +169,12 @@ def bench(
     device: Annotated[
         str | None, typer.Option(help="A card, like cuda:0: its stages instead, saved with the card's name.")
     ] = None,
-    engines: Annotated[str | None, typer.Option(help="With --device: engines, with commas.")] = None,
+    engines: Annotated[
+        str | None,
+        typer.Option(
+            help="With --device: engines, with commas; without it, the default's fast and accurate."
+        ),
+    ] = None,
     sides: Annotated[
         str, typer.Option(help="With --device: of the frames, in pixels.")
     ] = "512,1024,2048,4096",
@@ -221,7 +227,8 @@ def _bench_rows(
         raise DeviceError(
             f"bench --device measures one card: expected cuda:0, got {device} ({choice.reason})"
         )
-    names = engines.split(",") if engines else [DEFAULT_ENGINE, f"{DEFAULT_ENGINE}-fp32"]
+    shipped = [DEFAULT_ENGINE, f"{DEFAULT_ENGINE}-fp32", f"{DEFAULT_ENGINE}-accurate-fp32"]
+    names = engines.split(",") if engines else shipped
     sides_px = [ny for ny, _ in _shapes_yx(sides) or []]
     return bench_device(Device(choice.cards[0]), choice.cards[0], names, sides_px, 3.0, frames)
 

@@ -72,11 +72,16 @@ def _threshold(path: Path, stride: int) -> float:
     return round(float(np.clip(scores[min(COLUMNS, len(scores)) - 1], 0.01, 0.99)), 6)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """`python -m training.untrained`."""
     names = get_args(NetworkName)
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("networks", nargs="*", default=names, choices=[*names, []])
+    parser.add_argument("networks", nargs="*", choices=[*names, []], help="without any, all of them")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    for network in arguments.networks:
+    for network in arguments.networks or names:
         print(write_untrained(network, arguments.out))
+
+
+if __name__ == "__main__":
+    main()

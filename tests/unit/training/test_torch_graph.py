@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ from engines.torch_graph import TorchNetwork
 from stream.infer import ColumnFinder
 from stream.phantom import Phantom
 from tests.helpers.tiny_engine import make_tiny_engine, tiny_maps
+from training import untrained
 from training.networks import NetworkName
 from training.untrained import write_untrained
 
@@ -71,3 +73,14 @@ def test_untrained_networks_of_every_kind_run(name: NetworkName, tmp_path: Path)
     with np.load(path.with_suffix(".npz")) as golden:
         got = Kept(TorchNetwork(network, "fp32", None)).run(golden["input"])
         assert np.abs(got - golden["output"]).max() <= manifest.golden_tolerance
+
+
+@pytest.mark.parametrize("named", [(), ("fusionnet32",)])
+def test_all_networks_are_written_unless_some_are_named(
+    named: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[tuple[str, Path]] = []
+    monkeypatch.setattr(untrained, "write_untrained", lambda name, out: written.append((name, out)))
+    monkeypatch.setattr("sys.argv", ["untrained", *named, "--out", str(tmp_path)])
+    untrained.main()
+    assert written == [(name, tmp_path) for name in named or get_args(NetworkName)]
