@@ -10,7 +10,7 @@ from torch import nn
 
 from training.checkpoint import Checkpoint, TrainingError, commit_of_this_checkout
 from training.curves import EarlyStopping
-from training.losses import mean_squared_error, soft_cross_entropy
+from training.losses import mean_squared_error, misplacement, soft_cross_entropy
 from training.networks import build_network
 from training.ranks import Ranks
 from training.recipe import Recipe
@@ -95,6 +95,8 @@ class Descent:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.recipe.train.bf16):
             logits = self.shared(images.contiguous(memory_format=torch.channels_last))
         loss = self.loss_of(logits, labels)
+        if self.recipe.train.position_weight:
+            loss = loss + self.recipe.train.position_weight * misplacement(logits, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         slope = nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)

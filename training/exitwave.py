@@ -94,7 +94,7 @@ def exit_wave(specimen: Specimen, side_px: int, settings: WaveSettings) -> ExitW
         ).build(lazy=False)
         _vibrate(potential.array, specimen.thermal_angstrom, specimen.box_angstrom[0] / fine_px)
         wave = abtem.PlaneWave(energy=settings.energy_ev).multislice(potential, lazy=False)
-        xy = _propagate(
+        xy = propagate(
             np.asarray(wave.array),
             specimen.focus_z_angstrom - specimen.box_angstrom[2],
             specimen.box_angstrom[0] / fine_px,
@@ -119,7 +119,7 @@ def _vibrate(slices: np.ndarray, rms_angstrom: float, sampling_angstrom: float) 
         potential[:] = irfft2(rfft2(potential) * damping, s=potential.shape)
 
 
-def _propagate(
+def propagate(
     wave: np.ndarray, distance_angstrom: float, sampling_angstrom: float, wavelength: float
 ) -> np.ndarray:
     """Fresnel: the wave (n, n) as it would be `distance_angstrom` farther in empty space."""

@@ -59,6 +59,7 @@ class TrainSettings(BaseModel):
 
     Attributes
     ----------
+    position_weight : of `losses.misplacement`, which is added to the loss.
     patience : validations in a row without a better F1, averaged over doses, after which to stop and take the best;
         0: never. Only those after the rate has come down to less than half its peak count.
     """
@@ -67,6 +68,7 @@ class TrainSettings(BaseModel):
 
     network: NetworkName = "slim16_s2"
     loss: Literal["cross-entropy", "mean-squared"] = "cross-entropy"
+    position_weight: float = Field(0.0, ge=0)
     steps: int = Field(6000, ge=1)
     peak_rate: float = Field(2e-3, gt=0)
     warm_up: float = Field(0.1, gt=0, lt=1)
