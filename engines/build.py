@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from engines.compile import Say, compile_plan
-from engines.gpu import why_no_card
+from engines.gpu import import_cupy, why_no_card
 from engines.manifest import EngineMismatch, Manifest
 from engines.precision import Precision, in_precision, possible_precision
 
@@ -185,6 +185,8 @@ def build_plan(
     precision = possible_precision(manifest, precision)
     flavour, trt = load_library(flavour)
     gpu = find_gpu(device)
+    if gpu is not None:
+        import_cupy(device)  # made current: TensorRT builds for the card that is
     gpu_name = _gpu_of_plan(flavour, gpu)
     card = hashlib.sha256(gpu_name.encode()).hexdigest()[:8]
     path = folder / f"{manifest.name}.{precision}.{flavour}.{card}.plan"

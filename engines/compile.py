@@ -67,7 +67,7 @@ def compile_plan(
     heard: list[str] = []
     logger = _logger(trt, heard)
     builder = started(trt, trt.Builder, logger)
-    # version 11 is always strongly typed, and has no flag left for it
+    # always strongly typed from version 11 on, where this flag is on its way out
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     definition = builder.create_network(0 if typed is None else 1 << int(typed))
     parser = trt.OnnxParser(definition, logger)
@@ -86,6 +86,9 @@ def compile_plan(
         )
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)  # ten bits are not what fp32 promises
+    # tensorrt-rtx: a run allocates nothing by itself then, and so can be recorded as a CUDA graph whatever its shape
+    if (ours := getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)) is not None:
+        config.set_flag(ours)
     for least, usual, largest in profiles:
         profile = builder.create_optimization_profile()
         profile.set_shape(INPUT, least, usual, largest)

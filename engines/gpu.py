@@ -66,7 +66,9 @@ class Kept:
                 del self._bound[next(iter(self._bound))]
             try:
                 bound = self._bound[shape] = self._network.bind(shape)
-            except RuntimeError as error:  # CUDA's, as CuPy and torch hand it on
+            except (MemoryError, RuntimeError) as error:  # CUDA's, as CuPy and torch hand it on
+                if not is_full(error):
+                    raise
                 raise EngineMismatch(
                     f"the engine cannot be made ready for batches of {shape} on this card: {error}; end other "
                     "programs that use it (nvidia-smi lists them), or choose device cpu"
@@ -104,6 +106,11 @@ def import_cupy(device: int) -> Any:
         raise EngineMismatch(f"there is no GPU {device}: {lacking}; or choose device cpu")
     cupy.cuda.Device(device).use()
     return cupy
+
+
+def is_full(error: Exception) -> bool:
+    """Whether a card said that it has no memory left; what else it says, every later call says too."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
 
 
 def why_no_card(cupy: Any, device: int) -> str | None:
@@ -154,7 +161,7 @@ class TensorRtNetwork:
             config.dynamic_shapes_kernel_specialization_strategy = kernels.EAGER
             context = engine.create_execution_context(config)
         if context is None:
-            raise RuntimeError("TensorRT makes no execution context, most likely for want of memory")
+            raise MemoryError("TensorRT makes no execution context, most likely for want of memory")
         return context
 
     def bind(self, shape: Shape) -> Bound:
@@ -179,8 +186,12 @@ class TensorRtNetwork:
             if not context.execute_async_v3(cupy.cuda.get_current_stream().ptr):
                 raise EngineMismatch("TensorRT refused to run; its own message is in the log above")
 
-        capturable = getattr(context, "is_stream_capturable", lambda _: True)(stream.ptr)
-        return Bound(inputs, outputs, recorded(cupy, execute, stream) if capturable else execute)
+        if getattr(context, "is_stream_capturable", lambda _: True)(stream.ptr):
+            return Bound(inputs, outputs, recorded(cupy, execute, stream))
+        log.warning(
+            "batches of %s cannot be recorded as a CUDA graph: each of their runs is launched anew", shape
+        )
+        return Bound(inputs, outputs, execute)
 
 
 class OnnxRuntimeNetwork:
@@ -240,7 +251,9 @@ class OnnxRuntimeNetwork:
         inputs = cupy.zeros(shape, "f4")
         cupy.cuda.get_current_stream().synchronize()  # what is set up below runs on another
         # tells the shape, and picks the kernels
-        trial = session.run(None, {INPUT: np.zeros(shape, "f4")}, self._options(-1))[0]
+        trial = _by_onnxruntime(lambda: session.run(None, {INPUT: np.zeros(shape, "f4")}, self._options(-1)))[
+            0
+        ]
         outputs = cupy.empty(trial.shape, "f4")
         binding = session.io_binding()
         binding.bind_input(INPUT, "cuda", device, np.float32, shape, inputs.data.ptr)
@@ -248,15 +261,23 @@ class OnnxRuntimeNetwork:
         self._graphs += 1
         options = self._options(self._graphs)
         for _ in range(2):  # the first allocates, the second is recorded
-            session.run_with_iobinding(binding, options)
+            _by_onnxruntime(lambda: session.run_with_iobinding(binding, options))
 
         def enqueue() -> None:
             current = cupy.cuda.get_current_stream()
             self._stream.wait_event(current.record())
-            session.run_with_iobinding(binding, options)
+            _by_onnxruntime(lambda: session.run_with_iobinding(binding, options))
             current.wait_event(self._stream.record())
 
         return Bound(inputs, outputs, enqueue)
+
+
+def _by_onnxruntime(work: Callable[[], Any]) -> Any:
+    """Its errors, which have no class in common, as everybody else's of CUDA."""
+    try:
+        return work()
+    except Exception as error:
+        raise RuntimeError(f"onnxruntime: {type(error).__name__}: {error}") from error
 
 
 def narrowest(profiles: Sequence[Profile], shape: Shape) -> int:
@@ -292,7 +313,10 @@ def _holds(least: Shape, shape: Shape, largest: Shape) -> bool:
 
 
 def recorded(cupy: Any, execute: Callable[[], None], stream: Any) -> Callable[[], None]:
-    """The same work as a CUDA graph, after one run that lets the library load what it needs."""
+    """The same work as a CUDA graph, after one run that lets the library load what it needs.
+
+    `execute` is kept with it: the graph works in memory that belongs to whatever `execute` holds.
+    """
     with stream:
         execute()
         stream.synchronize()
@@ -300,7 +324,7 @@ def recorded(cupy: Any, execute: Callable[[], None], stream: Any) -> Callable[[]
         execute()
         graph = stream.end_capture()
 
-    def enqueue() -> None:
+    def enqueue(_kept: Callable[[], None] = execute) -> None:
         graph.launch(cupy.cuda.get_current_stream())
 
     return enqueue

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from engines.build import most_batched
+from engines.gpu import is_full
 from engines.manifest import EngineMismatch, Manifest
 from engines.runtime import Engine, open_engine
 from stream.batching import Cards
@@ -164,7 +165,9 @@ class OnCards:
         Raises
         ------
         CalibrationError, EngineMismatch, ValueError
-            As `ColumnFinder` does; EngineMismatch also if a card has too little memory, or cannot be made ready.
+            As `ColumnFinder` does; EngineMismatch also if a card has too little memory.
+        DeviceError
+            If a card failed, as in `fetch`.
         """
         first: OpenCard = self._cards.opened[0]  # type: ignore[assignment]
         sampling = Sampling(first.engine, header.shape_yx, pixel_size_nm)
@@ -181,9 +184,11 @@ class OnCards:
         try:
             self._cards.begin(make)
         except (MemoryError, RuntimeError) as error:  # CuPy's, and CUDA's as the libraries hand it on
+            if not is_full(error):
+                raise self._failed(error) from error
             raise EngineMismatch(
-                f"{self.runs_on} cannot be made ready for frames of {header.shape_yx}: {_told(error)}; end other "
-                "programs that use it (nvidia-smi lists them), or choose device cpu"
+                f"frames of {header.shape_yx} do not fit on {self.runs_on}: {error}; end other programs that use it "
+                "(nvidia-smi lists them), or choose device cpu"
             ) from error
 
     @property
@@ -206,10 +211,7 @@ class OnCards:
         try:
             return self._cards.fetch()
         except (MemoryError, RuntimeError) as error:
-            raise DeviceError(
-                f"{self.runs_on} failed: {_told(error)}; end other programs that use it (nvidia-smi lists them), look "
-                "for Xid in the system's log (dmesg), or choose device cpu"
-            ) from error
+            raise self._failed(error) from error
 
     def picture(self, frame: Frame) -> np.ndarray:
         """The normalized picture of one frame, (ny', nx') f4, when nothing is under way.
@@ -230,6 +232,12 @@ class OnCards:
     def close(self) -> None:
         self._cards.close()
 
+    def _failed(self, error: Exception) -> DeviceError:
+        return DeviceError(
+            f"{self.runs_on} failed: {type(error).__name__}: {error}; end other programs that use it (nvidia-smi lists "
+            "them), look for Xid in the system's log (dmesg), or choose device cpu"
+        )
+
 
 def inputs_at_once(engine: Engine, shape_yx: tuple[int, int], padded_yx: tuple[int, int]) -> int:
     """Frames of a shape, or stacks of them, that go to a card at once: a power of two.
@@ -241,10 +249,6 @@ def inputs_at_once(engine: Engine, shape_yx: tuple[int, int], padded_yx: tuple[i
     pixels = max(shape_yx[0] * shape_yx[1], padded_yx[0] * padded_yx[1])
     fit = most_batched(engine.manifest.input_channels * pixels)
     return max(1, min(fit, engine.largest_batch(padded_yx)))
-
-
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 Where = OnCpu | OnCards

@@ -201,7 +201,10 @@ def test_single_images_come_in_order_and_are_released(tiny: Path) -> None:
         assert released == list(range(37))
 
 
-@pytest.mark.parametrize("error", [MemoryError("out of memory"), RuntimeError("cudaErrorMemoryAllocation")])
+FULL = (MemoryError("out of memory"), RuntimeError("cudaErrorMemoryAllocation: out of memory"))
+
+
+@pytest.mark.parametrize("error", FULL)
 def test_a_card_without_memory_is_a_refusal(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
@@ -211,8 +214,21 @@ def test_a_card_without_memory_is_a_refusal(
     monkeypatch.setattr(find, "DeviceFinder", full)
     with (
         closing(on_host(tiny)) as where,
-        pytest.raises(EngineMismatch, match=rf"cuda:0 host.* cannot be made ready for frames.*{error}.*cpu"),
+        pytest.raises(EngineMismatch, match=rf"do not fit on cuda:0 host.*{error}.*cpu"),
     ):
+        where.begin(SeriesHeader(1, SHAPE, np.dtype("u2")), 0.02)
+
+
+def test_a_card_that_is_broken_when_a_series_begins_is_no_refusal_of_that_series(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would refuse all that follow, too: the process must end, and another begin."""
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("cudaErrorIllegalAddress: an illegal memory access was encountered")
+
+    monkeypatch.setattr(find, "DeviceFinder", broken)
+    with closing(on_host(tiny)) as where, pytest.raises(DeviceError, match=r"failed.*IllegalAddress.*dmesg"):
         where.begin(SeriesHeader(1, SHAPE, np.dtype("u2")), 0.02)
 
 

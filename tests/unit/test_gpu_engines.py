@@ -3,8 +3,10 @@ no others."""
 
 from __future__ import annotations
 
+import gc
 import inspect
 import sys
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -104,9 +106,13 @@ class Context:
         return True
 
     def execute_async_v3(self, stream_handle: int) -> bool:
+        source = self.at["input"], self.shape or ()
+        target = self.at["probabilities"], self.get_tensor_shape("")
+        context = weakref.ref(self)  # a graph knows addresses alone, and holds nobody
+
         def work() -> None:
-            inputs = _at(self.at["input"], self.shape or ())
-            _at(self.at["probabilities"], self.get_tensor_shape(""))[...] = tiny_maps(inputs)
+            assert context() is not None, "a graph runs in the memory of a context that is gone"
+            _at(*target)[...] = tiny_maps(_at(*source))
 
         work() if self.card.captured is None else self.card.captured.append(work)
         return True
@@ -185,6 +191,26 @@ def test_batches_go_in_and_maps_come_out(card: Card, rtx: bool) -> None:
         np.testing.assert_allclose(kept.run(images), tiny_maps(images), atol=1e-6)
     with pytest.raises(EngineMismatch, match=r"takes no input of shape \(5, 1, 128, 128\)"):
         kept.run(np.zeros((5, 1, 128, 128), "f4"))
+
+
+def test_a_recorded_run_keeps_its_context_and_lets_it_go_with_the_shape(card: Card) -> None:
+    contexts: list[weakref.ref[Context]] = []
+
+    class Noted(Context):
+        def __init__(self, card: Card) -> None:
+            super().__init__(card)
+            contexts.append(weakref.ref(self))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(PlanEngine.create_execution_context.__globals__, "Context", Noted)
+        bound = TensorRtNetwork(library(card), b"plan", 0).bind((1, 1, 64, 64))
+    gc.collect()
+    (context,) = contexts
+    assert context() is not None
+    bound.enqueue()
+    del bound
+    gc.collect()
+    assert context() is None
 
 
 def test_a_plan_that_does_not_load_is_refused(card: Card) -> None:
