@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import closing
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -35,10 +36,15 @@ class LiveAnalysis:
     """The pipeline with a page at its end: feeds items in, sends messages out, keeps checkpoints."""
 
     def __init__(
-        self, settings: Settings, analysis: Analysis, publisher: ResultsPublisher, checkpoint: Path
+        self,
+        settings: Settings,
+        analysis: Analysis,
+        publisher: ResultsPublisher,
+        checkpoint: Path,
+        say_busy: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings, self._analysis, self._publisher = settings, analysis, publisher
-        self._checkpoint = checkpoint
+        self._checkpoint, self._say_busy = checkpoint, say_busy
         self._picture_due_s = self._map_due_s = 0.0
         self._checkpoint_due_s = time.monotonic() + settings.tracking.checkpoint_s
         self.alarm: str | None = None
@@ -73,6 +79,8 @@ class LiveAnalysis:
             self._see()
 
     def _begin(self, header: SeriesHeader) -> None:
+        if self._analysis.where.on_cards:  # kernels are chosen for a shape that was not seen before
+            self._say_busy()
         try:
             self._analysis.begin(header)
         except (CalibrationError, EngineMismatch) as error:
@@ -166,7 +174,7 @@ def _run(
         state = load_checkpoint(checkpoint)
         if state is not None:
             analysis.restore(state)
-        live = LiveAnalysis(settings, analysis, publisher, checkpoint)
+        live = LiveAnalysis(settings, analysis, publisher, checkpoint, orders.say_busy)
 
         def report() -> dict[str, Any]:
             told = {"alarm": live.alarm, "warnings": analysis.warnings, "rss_mib": rss_mib()}

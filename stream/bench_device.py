@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy.spatial import KDTree
@@ -17,7 +17,7 @@ from scipy.spatial import KDTree
 from engines.files import read_engine
 from engines.manifest import EngineMismatch, Manifest
 from engines.precision import POSSIBLE, Precision
-from engines.runtime import Engine, open_engine
+from engines.runtime import Backend, Engine, open_engine
 from engines.work import Layer, layers, least_ms
 from stream.codecs import Encoding, encode
 from stream.columns import Columns
@@ -29,6 +29,7 @@ from stream.phantom import Phantom
 Row = dict[str, Any]
 SIDES_PX = (512, 1024, 2048, 4096)
 REPEATS = 30
+FINER = 0.6  # pixels of a camera, of an engine's, for the stage that resamples
 TILE_PX = 512  # of the phantom, repeated over larger frames
 AGREE_F1, AGREE_PX = 0.998, 0.05  # with the CPU, to be the same columns; of the distances the 99th percentile
 MOST_CPU_FLOP = 1e12  # per frame: above, the CPU would take minutes to be compared with
@@ -42,6 +43,7 @@ def bench_device(
     sides_px: Sequence[int] = SIDES_PX,
     seconds: float = 3.0,
     endurance_frames: int = 10_000,
+    backend: Literal["auto"] | Backend = "auto",
 ) -> Iterator[Row]:
     """Rows of measurements, as they are made.
 
@@ -53,6 +55,7 @@ def bench_device(
     sides_px : of the frames.
     seconds : of each end-to-end measurement.
     endurance_frames : of the last one, which looks at memory; 0 for none.
+    backend : that runs the engines; as `open_engine` takes it.
 
     Raises
     ------
@@ -61,10 +64,10 @@ def bench_device(
     """
     for name in engine_names:
         read_engine(name)[0].require_single_images()
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     yield {
         "what": "machine",
-        "date": today,
+        "date": began,
         "host": platform.processor() or platform.machine(),
         **device.facts(),
         **_versions(),
@@ -76,7 +79,9 @@ def bench_device(
         manifest, network, _ = read_engine(name)
         for precision in POSSIBLE[manifest.precision]:
             try:
-                engine = open_engine(name, device=index, precision=None if index is None else precision)
+                engine = open_engine(
+                    name, backend, device=index, precision=None if index is None else precision
+                )
             except EngineMismatch as reason:
                 yield {"what": "refused", "engine": name, "precision": precision, "why": str(reason)}
                 continue
@@ -142,6 +147,13 @@ def _bench_side(
     for batch in sorted({1, most}):
         work = layers(network, (batch, 1, *finder.padded_yx))
         yield from _stages(device, finder, payload, batch, work, manifest, ceilings, about)
+    finer_nm = FINER * manifest.nominal_nm_px
+    resampled = DeviceFinder(engine, device, counts.shape, counts.dtype, finer_nm, most=most)
+    work = layers(network, (most, 1, *resampled.padded_yx))
+    for row in _stages(device, resampled, payload, most, work, manifest, ceilings, about):
+        if row["stage"] == "resample" and row["what"] == "stage":
+            yield row | {"pixel_size_nm": _figure(finer_nm)}
+    del resampled
     for label, sent in (("bslz4", payload), ("plain", _plain(counts))):
         yield {**about, "what": "end to end", "payload": label, **_through(finder, sent, most, seconds)}
     del finder  # its memory goes to the next

@@ -55,12 +55,17 @@ def tables(rows: Sequence[Row]) -> Iterator[Table]:
 
 
 def save(rows: Sequence[Row], folder: Path) -> Path:
-    """Add a run to the JSON file named by the card, a list of runs, each a list of rows."""
+    """Keep a run in the JSON file named by the card, a list of runs, each a list of rows; what was kept of the same
+    run before, begun at the same time, is replaced."""
     card = "-".join(str(rows[0].get("card", "card")).lower().split())
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"bench-{card}.json"
     runs = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    path.write_text(json.dumps([*runs, list(rows)], indent=1) + "\n", encoding="utf-8")
+    if runs and runs[-1][:1] == json.loads(json.dumps(rows[:1])):
+        runs.pop()
+    half = path.with_suffix(".part")
+    half.write_text(json.dumps([*runs, list(rows)], indent=1) + "\n", encoding="utf-8")
+    half.replace(path)
     return path
 
 

@@ -55,6 +55,10 @@ class Orders:
         """Tell that work has begun, and what the supervisor should know of it."""
         self._say({"type": "ready", **facts})
 
+    def say_busy(self) -> None:
+        """That the next answer may take minutes: a card is made ready for a series."""
+        self._say({"type": "busy"})
+
     def say_refused(self, text: str) -> None:
         """Why work cannot begin, or go on, and what to do."""
         self._say({"type": "refused", "text": text})

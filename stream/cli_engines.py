@@ -18,6 +18,7 @@ from stream.device import DeviceError
 from stream.terminal import DEFAULT_ENGINE, Engine, Json, console, progress_bar, tell
 
 engines = typer.Typer()
+CardBackend = Literal["auto", "tensorrt", "torch", "onnxruntime-cuda"]
 
 
 @engines.command(epilog="Example: hopscope train training/recipes/au-on-oxide.toml --out runs/au")
@@ -179,23 +180,29 @@ def bench(
         str, typer.Option(help="With --device: of the frames, in pixels.")
     ] = "512,1024,2048,4096",
     frames: Annotated[int, typer.Option(help="With --device: of the look at memory.", min=0)] = 10_000,
+    backend: Annotated[
+        Literal["auto", "tensorrt", "torch", "onnxruntime-cuda"],
+        typer.Option(help="With --device: what runs the engines."),
+    ] = "auto",
     save_to: Annotated[Path, typer.Option(help="With --device: folder of the results.")] = Path("deploy"),
     as_json: Json = False,
 ) -> None:
     """Measure this machine: every stage beside what it replaces, recording, and whole live sessions."""
+    from stream.bench_table import save, tables
+
     rows: list[dict[str, object]] = []
-    for row in _bench_rows(seconds, engine, device, engines, sides, frames):
+    for row in _bench_rows(seconds, engine, device, engines, sides, frames, backend):
         rows.append(row)
+        if device is not None:
+            saved = save(rows, save_to)  # what is measured is kept, whatever comes after
         if not as_json:
             told = Console() if device is None else console
             told.print("  ".join(f"{key} {value}" for key, value in row.items()), highlight=False)
     if device is not None:
-        from stream.bench_table import save, tables
-
         if not as_json:
             for table in tables(rows):
                 Console().print(table, "")
-        console.print(f"saved in {save(rows, save_to)}", highlight=False)
+        console.print(f"saved in {saved}", highlight=False)
     if as_json:
         typer.echo(json.dumps(rows))
 
@@ -213,7 +220,13 @@ def _training_extra() -> Iterator[None]:
 
 
 def _bench_rows(
-    seconds: float, engine: str, device: str | None, engines: str | None, sides: str, frames: int
+    seconds: float,
+    engine: str,
+    device: str | None,
+    engines: str | None,
+    sides: str,
+    frames: int,
+    backend: CardBackend,
 ) -> Iterator[dict[str, object]]:
     if device is None:
         from stream.bench import bench as measure
@@ -230,7 +243,7 @@ def _bench_rows(
     shipped = [DEFAULT_ENGINE, f"{DEFAULT_ENGINE}-fp32", f"{DEFAULT_ENGINE}-accurate-fp32"]
     names = engines.split(",") if engines else shipped
     sides_px = [ny for ny, _ in _shapes_yx(sides) or []]
-    return bench_device(Device(choice.cards[0]), choice.cards[0], names, sides_px, 3.0, frames)
+    return bench_device(Device(choice.cards[0]), choice.cards[0], names, sides_px, 3.0, frames, backend)
 
 
 def _shapes_yx(text: str | None) -> list[tuple[int, int]] | None:

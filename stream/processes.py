@@ -14,10 +14,8 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from stream.acquire import acquire
 from stream.analyse import analyse
 from stream.config import Settings
 from stream.crashsafe import repair
+from stream.one_process import STOP_S, Child
 from stream.overlay.server import serve
 from stream.ring_root import create_root, remove
 from stream.summary import Session
@@ -34,92 +33,13 @@ log = logging.getLogger("hopscope")
 ASK_S = 0.2  # between two questions to a child
 SILENT_S = 10.0  # an analysis that has not answered for so long is hung, and is restarted
 START_S = 300.0  # the very first start compiles the numerical kernels
-STOP_S = 20.0
+BUSY_S = 120.0  # and one that said it would be busy
 REHEARSE_S = 2.0  # a new understudy is not loaded while its principal is
 CALM_S = 10.0  # a child that dies twice within this time is restarted more slowly
 
 
 class Refused(Exception):
     """A session cannot run as it is set up; the message says what to change."""
-
-
-@dataclass
-class Child:
-    """One process, through all its restarts.
-
-    With `rehearsed` an understudy, loaded and warmed up, waits to take over: a restart is then immediate.
-    """
-
-    name: str
-    target: Callable[..., None]
-    arguments: tuple[Any, ...]
-    rehearsed: bool = False
-    understudy: tuple[BaseProcess, Connection] | None = None
-    process: BaseProcess | None = None
-    connection: Connection | None = None
-    ready: bool = False
-    asked: bool = False
-    heard_s: float = 0.0
-    started_s: float = 0.0
-    restart_at_s: float | None = None
-    restarts: int = 0
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def start(self, context: Any, cue: bool = True) -> None:
-        """Begin; a rehearsed child without its cue is loaded, and waits for it."""
-        if self.connection is not None:
-            self.connection.close()
-        self.process, self.connection = self.understudy or self._launch(context)
-        self.understudy = None
-        self.ready = self.asked = False
-        self.restart_at_s = None
-        self.started_s = self.heard_s = time.monotonic()
-        if self.rehearsed and cue:
-            self.go()
-
-    def go(self) -> None:
-        self.say({"type": "go"})
-
-    def rehearse(self, context: Any) -> None:
-        """See to it that an understudy waits."""
-        if self.understudy is None or not self.understudy[0].is_alive():
-            self.understudy = self._launch(context)
-
-    def dismiss(self) -> None:
-        """Let the understudy go."""
-        if self.understudy is not None:
-            self.understudy[1].close()
-            self.understudy[0].join(STOP_S)
-            self.understudy[0].kill()
-            self.understudy = None
-
-    def _launch(self, context: Any) -> tuple[BaseProcess, Connection]:
-        ours, theirs = context.Pipe()
-        process: BaseProcess = context.Process(
-            target=self.target, args=(theirs, *self.arguments), name=f"hopscope-{self.name}"
-        )
-        process.start()
-        theirs.close()
-        return process, ours
-
-    @property
-    def alive(self) -> bool:
-        return self.process is not None and self.process.is_alive()
-
-    def say(self, message: dict[str, Any]) -> None:
-        if self.connection is not None:
-            try:
-                self.connection.send(message)
-            except OSError:  # it just died; its end is noticed by the sentinel
-                return
-
-    def messages(self) -> Iterable[dict[str, Any]]:
-        try:
-            while self.connection is not None and self.connection.poll():
-                self.heard_s = time.monotonic()
-                yield self.connection.recv()
-        except (EOFError, OSError):
-            return
 
 
 class Supervisor:
@@ -186,7 +106,10 @@ class Supervisor:
                     raise Refused(f"{child.name} ended before it was ready; its log above says why")
             if time.monotonic() > deadline_s:
                 slow = ", ".join(c.name for c in receivers if not c.ready)
-                raise Refused(f"{slow} was not ready within {START_S:.0f} s; is the machine out of memory?")
+                raise Refused(
+                    f"{slow} was not ready within {START_S:.0f} s; is the machine out of memory, or does a card wait "
+                    "for its plan? hopscope build-engine makes that before a session"
+                )
         if self.detector:
             self.detector.start(self._context)
         self.session.begin()
@@ -260,6 +183,7 @@ class Supervisor:
 
     def _hear(self, child: Child, message: dict[str, Any]) -> None:
         kind = message.pop("type")
+        child.busy = kind == "busy"
         if kind == "refused":
             if not self.session.running and not self._stopping:
                 raise Refused(message["text"])
@@ -269,7 +193,7 @@ class Supervisor:
             child.facts.update(message)
             if child is self.analyse:
                 self._settle(message["device"])
-        else:
+        elif kind != "busy":
             child.asked = False
             self.session.hear(child.name, message)
 
@@ -280,13 +204,19 @@ class Supervisor:
         self.analyse.arguments = (settings.model_copy(update={"engine": engine}), *rest)
 
     def _look_after(self, child: Child, now: float) -> None:
-        hung = child is self.analyse and child.asked and now - child.heard_s > SILENT_S
+        patience_s = BUSY_S if child.busy else SILENT_S
+        hung = child is self.analyse and child.asked and now - child.heard_s > patience_s
         if hung and child.process is not None and child.alive:
-            self.session.alarm("error", f"analyse gave no answer for {SILENT_S:.0f} s and was restarted")
+            self.session.alarm("error", f"analyse gave no answer for {patience_s:.0f} s and was restarted")
             child.process.kill()
             child.process.join()
         if child.rehearsed and child.alive and self.session.running and now - child.started_s > REHEARSE_S:
-            child.rehearse(self._context)
+            lacking = child.rehearse(self._context, now)
+            if lacking is not None:
+                self.session.alarm(
+                    "warning",
+                    f"nobody waits to take over from {child.name}, a restart would take longer: {lacking}",
+                )
         if child.alive or child is self.detector or not self.session.running:
             return
         if child.restart_at_s is None:

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines.build import PLANS, find_gpu
+from engines.build import find_gpu
 from engines.files import MODELS, list_engines
 from engines.manifest import EngineMismatch, Manifest
 from engines.precision import tolerance
 from engines.runtime import BACKENDS, GPU_BACKENDS, Backend, Engine, open_engine
+from tests.helpers.plans import small_plans
 from tests.helpers.tiny_engine import make_tiny_engine, tiny_maps
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +51,7 @@ def backend(
         pytest.skip("there is no GPU")
     if not any(importlib.util.find_spec(name) for name in MODULES.get(request.param, (request.param,))):
         pytest.skip(f"{request.param} is not installed")
-    monkeypatch.setenv(PLANS, str(tmp_path_factory.getbasetemp() / "plans"))
+    small_plans(monkeypatch, tmp_path_factory)
     return request.param
 
 

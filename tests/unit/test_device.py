@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from engines.build import PLANS, find_gpu
+from engines.build import find_gpu
 from engines.files import read_engine
 from engines.gpu import import_cupy
 from engines.manifest import EngineMismatch
@@ -25,6 +25,7 @@ from stream.gpu.finder import STAGES, DeviceFinder
 from stream.infer import ColumnFinder, Found
 from stream.phantom import Phantom
 from tests.helpers.host_device import HostDevice
+from tests.helpers.plans import small_plans
 
 NAME = "au-on-oxide-hrtem-fp32"
 
@@ -84,7 +85,7 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         elif find_gpu() is None:
             pytest.skip("there is no GPU")
         else:
-            monkeypatch.setenv(PLANS, str(tmp_path_factory.getbasetemp() / "plans"))
+            small_plans(monkeypatch, tmp_path_factory)
             device = Device(0)
             with open_engine(NAME, device=0, precision="fp32") as other:
                 yield device, other, on_cpu
@@ -129,14 +130,14 @@ def test_the_columns_are_the_cpus(both: tuple[Any, Engine, Engine], finer: int) 
     finder.start([payload(f) for f in frames[:3]])
     finder.start([payload(frames[3])])
     for got, one, image, seen in zip(finder.fetch() + finder.fetch(), wanted, images, maps, strict=True):
-        same(got, one, 0.02)
+        same(got, one)
         assert got is not None
         np.testing.assert_allclose(got.image, image, atol=2e-2)
         assert np.abs(got.background - seen).mean() < 5e-3
         assert set(got.stage_ms) == set(STAGES) - ({"resample"} if finer == 1 else set())
     finder.start([payload(frames[1], "none"), payload(frames[0], "lz4")])
     for got, one in zip(finder.fetch(), (wanted[1], wanted[0]), strict=True):
-        same(got, one, 0.02)
+        same(got, one)
 
 
 def half_precision_on_the_cpu() -> Engine:
@@ -166,7 +167,7 @@ def test_half_precision_agrees_with_the_cpus(
     elif find_gpu() is None:
         pytest.skip("there is no GPU")
     else:
-        monkeypatch.setenv(PLANS, str(tmp_path_factory.getbasetemp() / "plans"))
+        small_plans(monkeypatch, tmp_path_factory)
         device, half = Device(0), open_engine(NAME, device=0)
         assert half.precision == "fp16"
     with half:

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from engines.build import PLANS, SIDES_PX, find_gpu, profiles
+from engines.build import SIDES_PX, find_gpu, profiles
 from engines.gpu import Bound, narrowest
 from engines.manifest import EngineMismatch
 from engines.runtime import Engine, open_engine
@@ -24,6 +24,7 @@ from stream.offline import analyse_recording
 from stream.phantom import Phantom
 from stream.pipeline import Analysis, Seen
 from tests.helpers.host_device import HostDevice
+from tests.helpers.plans import small_plans
 from tests.helpers.tiny_engine import make_tiny_engine
 
 NAME = "au-on-oxide-hrtem-fp32"
@@ -324,7 +325,7 @@ def test_auto_goes_to_the_cpu_where_the_engine_does_not_open_on_the_card_and_say
 def card(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     if find_gpu() is None:
         pytest.skip("there is no GPU")
-    monkeypatch.setenv(PLANS, str(tmp_path_factory.getbasetemp() / "plans"))
+    small_plans(monkeypatch, tmp_path_factory)
 
 
 @pytest.mark.gpu
