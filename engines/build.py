@@ -54,9 +54,7 @@ class PlanFacts:
     gpu: str
     precision: str
     shapes_yx: tuple[tuple[int, int], ...]
-    code: (
-        str  # SHA-256 of ours that makes plans: what is asked of TensorRT may be another in the next version
-    )
+    code: str  # SHA-256 of what makes plans here, which may ask TensorRT for something else one day
 
 
 @dataclass(frozen=True, slots=True)

@@ -251,9 +251,8 @@ class OnnxRuntimeNetwork:
         inputs = cupy.zeros(shape, "f4")
         cupy.cuda.get_current_stream().synchronize()  # what is set up below runs on another
         # tells the shape, and picks the kernels
-        trial = _by_onnxruntime(lambda: session.run(None, {INPUT: np.zeros(shape, "f4")}, self._options(-1)))[
-            0
-        ]
+        nothing = {INPUT: np.zeros(shape, "f4")}
+        (trial,) = _by_onnxruntime(lambda: session.run(None, nothing, self._options(-1)))
         outputs = cupy.empty(trial.shape, "f4")
         binding = session.io_binding()
         binding.bind_input(INPUT, "cuda", device, np.float32, shape, inputs.data.ptr)

@@ -210,9 +210,7 @@ def _stages(
             least = least_bytes[stage] / ceilings["copy_gb_per_s"] / 1e6
             if stage == "upload and decode":  # what is compressed comes over the bus before
                 least += batch * len(payload[0]) / ceilings["bus_gb_per_s"] / 1e6
-        if (
-            least is not None
-        ):  # products of bf16, fp8 and int8 are not measured: no figure rather than a guess
+        if least is not None:  # products of bf16, fp8 and int8 are not measured, and not guessed
             row |= {"least_ms": _figure(least), "of_roofline": _figure(least / ms)}
         rows.append(row)
     yield from rows

@@ -180,10 +180,7 @@ def bench(
         str, typer.Option(help="With --device: of the frames, in pixels.")
     ] = "512,1024,2048,4096",
     frames: Annotated[int, typer.Option(help="With --device: of the look at memory.", min=0)] = 10_000,
-    backend: Annotated[
-        Literal["auto", "tensorrt", "torch", "onnxruntime-cuda"],
-        typer.Option(help="With --device: what runs the engines."),
-    ] = "auto",
+    backend: Annotated[CardBackend, typer.Option(help="With --device: what runs the engines.")] = "auto",
     save_to: Annotated[Path, typer.Option(help="With --device: folder of the results.")] = Path("deploy"),
     as_json: Json = False,
 ) -> None:

@@ -221,6 +221,19 @@ def test_one_seed_is_one_training_and_another_seed_another(cache, tmp_path):
     assert run(recipe, tmp_path / "first", cache=cache, resume=True, seed=3).exists()
 
 
+def test_the_weight_of_positions_is_of_the_loss(cache, tmp_path):
+    """Of the first step, before any weight has moved: what is added is the weight times the same misplacement."""
+    first = []
+    for weight in (0.0, 1.0, 3.0):
+        (tmp_path / str(weight)).mkdir()
+        recipe = write_recipe(tmp_path / str(weight), steps=1, more=f"position_weight = {weight}")
+        run(recipe, tmp_path / str(weight) / "out", cache=cache)
+        first.append(float(rows(tmp_path / str(weight) / "out" / "curve.csv")[0]["loss"]))
+    plain, once, thrice = first
+    assert once > plain
+    assert thrice - plain == pytest.approx(3 * (once - plain), rel=1e-3)
+
+
 def test_waiting_for_a_better_validation_counts_only_while_the_rate_is_low():
     stopping = EarlyStopping(patience=2)
     assert stopping.is_best(0.5, late=False)
