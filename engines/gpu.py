@@ -53,15 +53,17 @@ class Network(Protocol):
 
 
 class Kept:
-    """The last few shapes a network was made ready for."""
+    """The few shapes that a network was made ready for and that were asked for last."""
 
     def __init__(self, network: Network) -> None:
         self._network = network
         self._bound: dict[Shape, Bound] = {}
 
     def bind(self, shape: Shape) -> Bound:
-        bound = self._bound.get(shape)
-        if bound is None:
+        bound = self._bound.pop(shape, None)
+        if bound is not None:
+            self._bound[shape] = bound  # the last that was asked for is the last to go
+        else:
             if len(self._bound) == SHAPES_KEPT:
                 del self._bound[next(iter(self._bound))]
             try:
@@ -240,10 +242,12 @@ class OnnxRuntimeNetwork:
             network, options, providers=[("CUDAExecutionProvider", settings)]
         )
 
-    def _options(self, graph: int) -> Any:
-        """Of a run, which is recorded and replayed as the graph of that number; -1 is no graph."""
+    def _options(self, graph: int, waits: bool = True) -> Any:
+        """Of a run, which is recorded and replayed as the graph of that number; -1: is none. Whether the host waits."""
         options = self._onnxruntime.RunOptions()
         options.add_run_config_entry("gpu_graph_id", str(graph))
+        if not waits:
+            options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         return options
 
     def bind(self, shape: Shape) -> Bound:
@@ -261,11 +265,12 @@ class OnnxRuntimeNetwork:
         options = self._options(self._graphs)
         for _ in range(2):  # the first allocates, the second is recorded
             _by_onnxruntime(lambda: session.run_with_iobinding(binding, options))
+        replayed = self._options(self._graphs, waits=False)
 
         def enqueue() -> None:
             current = cupy.cuda.get_current_stream()
             self._stream.wait_event(current.record())
-            _by_onnxruntime(lambda: session.run_with_iobinding(binding, options))
+            _by_onnxruntime(lambda: session.run_with_iobinding(binding, replayed))
             current.wait_event(self._stream.record())
 
         return Bound(inputs, outputs, enqueue)

@@ -58,6 +58,12 @@ class TorchNetwork:
         self._weights: Values = {}
         for tensor in self._graph.initializer:
             self._weights[tensor.name] = self._tensor(onnx.numpy_helper.to_array(tensor))
+        out = self._graph.output[0].name
+        last = {name: i for i, node in enumerate(self._graph.node) for name in node.input}
+        self._done_with = [  # of each node, what nobody reads after it
+            [name for name in set(node.input) if last[name] == i and name not in {*self._weights, out}]
+            for i, node in enumerate(self._graph.node)
+        ]
         self._attributes = [
             {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute} for node in self._graph.node
         ]
@@ -77,10 +83,13 @@ class TorchNetwork:
         torch = self._torch
         values = dict(self._weights)
         values[self._graph.input[0].name] = images if self._kind is None else images.to(self._kind)
-        for node, attributes in zip(self._graph.node, self._attributes, strict=True):
+        for node, attributes, done in zip(self._graph.node, self._attributes, self._done_with, strict=True):
             if node.op_type != "Constant":
                 inputs = [values[name] for name in node.input]
                 values[node.output[0]] = _OPERATIONS[node.op_type](torch, attributes, *inputs)
+                del inputs
+            for name in done:  # its memory goes to the next, also in a recorded graph
+                values.pop(name, None)
         return values[self._graph.output[0].name].float().contiguous()
 
     def bind(self, shape: Shape) -> Bound:

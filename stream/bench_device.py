@@ -15,6 +15,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from engines.files import read_engine
+from engines.gpu import is_full
 from engines.manifest import EngineMismatch, Manifest
 from engines.precision import POSSIBLE, Precision
 from engines.runtime import Backend, Engine, open_engine
@@ -87,9 +88,15 @@ def bench_device(
                 continue
             with engine:
                 for side_px in sides_px:
-                    yield from _bench_side(
-                        device, engine, network, name, precision, side_px, ceilings, seconds
-                    )
+                    try:
+                        yield from _bench_side(
+                            device, engine, network, name, precision, side_px, ceilings, seconds
+                        )
+                    except (EngineMismatch, MemoryError, RuntimeError) as reason:
+                        if not (isinstance(reason, EngineMismatch) or is_full(reason)):
+                            raise
+                        about = {"engine": name, "precision": precision, "side_px": side_px}
+                        yield {"what": "refused", **about, "why": str(reason)}
                 if not endured:
                     endured = True
                     yield _endurance(device, engine, sides_px[0], endurance_frames)
@@ -229,6 +236,8 @@ def _through(finder: DeviceFinder, payload: Payload, most: int, seconds: float) 
         frames += len(finder.fetch())
         loaded.append((time.perf_counter() - before) * 1e3)
     finder.fetch()
+    finder.start([payload])
+    finder.fetch()  # made ready for one frame, whatever came between
     latencies = []
     for _ in range(max(20, min(1000, int(seconds * frames / max(taken, 1e-9) / most / 4)))):
         at = time.perf_counter()

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 ROUNDS = 6  # of suppression over all peaks; a chain of close ones longer than that is followed to its end after them
-AT_ONCE = 4096  # rows fetched together with their number; more are fetched after it
+AT_ONCE = 4096  # rows of each image that come back before it is known how many there are
+ROOM = 1.25  # and, of images with more, of the most there were so far
 
 
 class DeviceColumns:
@@ -36,6 +37,7 @@ class DeviceColumns:
         self._ceiling = np.float32(1) - np.float32(threshold)
         self._distance = np.float64(min_distance)
         self._most = most = ((ny + 1) // 2) * ((nx + 1) // 2)
+        self._ahead = min(AT_ONCE, most)
         b = most_images
         self._place, self._facts = device.empty((b, most, 2), "f8"), device.empty((b, most, 4), "f4")
         self._state, self._rows = device.empty((b, most), "i4"), device.empty((b, most, 6), "f4")
@@ -78,7 +80,7 @@ class DeviceColumns:
         everything = np.int32(self._distance <= 0)
         device.launch("gather", *everyone, place, facts, self._state, counts, self._rows, most, everything)
 
-        self._coming = device.bring(counts[:b]), device.bring(self._rows[:b, : min(AT_ONCE, self._most)])
+        self._coming = device.bring(counts[:b]), device.bring(self._rows[:b, : self._ahead])
 
     def fetch(self, images: int) -> list[np.ndarray]:
         """Wait for it: of each image (n, 6) f4, y, x, sigma in map pixels, score, kind, in raster order.
@@ -86,6 +88,8 @@ class DeviceColumns:
         The sixth column holds the bits of the pixel where the column was met.
         """
         kept, first = (wait() for wait in self._coming)
+        if images:  # to ask for more would wait for the next batch, which is in the stream by now
+            self._ahead = min(self._most, max(self._ahead, int(ROOM * kept[:images, 1].max())))
         found = []
         for i, n in enumerate(kept[:images, 1]):
             rows = first[i, :n] if n <= first.shape[1] else self._device.get(self._rows[i, :n])

@@ -25,6 +25,7 @@ class Decoder:
     device : of `stream.device`.
     shape_yx, dtype : of every frame to come.
     bad_pixels : (ny, nx) bool, or None.
+    frames : in the largest batch.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Decoder:
         shape_yx: tuple[int, int],
         dtype: np.dtype[Any],
         bad_pixels: np.ndarray | None = None,
+        frames: int = 1,
     ) -> None:
         self._device, self.shape_yx = device, shape_yx
         self.dtype = np.dtype(dtype)
@@ -44,11 +46,11 @@ class Decoder:
         self._bad = device.put((np.zeros(1, bool) if bad_pixels is None else bad_pixels).view(np.uint8))
         self._any_bad = bad_pixels is not None
         self._counts = device.empty(-(-pixels * max(self.dtype.itemsize, 4) // 8) * 8, "u1")
-        # two of each, so that one travels while the other is read
+        # for the frames of two batches, so that one batch travels while the other is computed
         most = -(-bytes_each // 128) + 1  # blocks, at the least that bitshuffle allows
-        self._payload = [device.empty(2 * bytes_each + 4096, "u1") for _ in range(2)]
-        self._table = [device.empty((2 * most, 4), "u1") for _ in range(2)]
-        self._read_by: list[Any] = [None, None]
+        self._payload = [device.empty(2 * bytes_each + 4096, "u1") for _ in range(2 * frames)]
+        self._table = [device.empty((2 * most, 4), "u1") for _ in range(2 * frames)]
+        self._read_by: list[Any] = [None] * (2 * frames)
         self._turn = 0
 
     def __call__(self, payload: memoryview | bytes, encoding: Encoding, out: Any, failed: Any) -> None:
@@ -68,7 +70,7 @@ class Decoder:
             )
         check(payload, encoding)
         pixels = self.shape_yx[0] * self.shape_yx[1]
-        self._turn = 1 - self._turn
+        self._turn = (self._turn + 1) % len(self._payload)
         room, after = self._payload[self._turn], self._read_by[self._turn]
         swap = not self.dtype.isnative
         table = block_starts(payload, encoding) if encoding.algorithm == "bslz4" else None

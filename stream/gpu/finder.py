@@ -92,7 +92,7 @@ class DeviceFinder:
         self.pixel_size_nm, self.padded_yx = self._sampling.pixel_size_nm, self._sampling.padded_yx
         self._channels = channels = engine.manifest.input_channels
         frames = most * channels
-        self._decoder = Decoder(device, shape_yx, dtype, bad_pixels)
+        self._decoder = Decoder(device, shape_yx, dtype, bad_pixels, frames)
         self._images = device.empty((frames, *shape_yx), "f4")
         self._resample = None if resampler.identity else DeviceResampler(device, resampler)
         self._seen = self._images if resampler.identity else device.empty((frames, *resampler.shape_yx), "f4")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,25 @@ def test_every_row_it_promises_is_there(monkeypatch: pytest.MonkeyPatch, tmp_pat
         "memory on the card",
     ):
         assert title in text
+
+
+def test_an_engine_that_does_not_fit_costs_its_own_rows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "stream.bench_device.measure_ceilings", lambda device: measure_ceilings(device, 1, 64)
+    )
+    monkeypatch.setitem(POSSIBLE, "fp32", ("fp32",))
+
+    def measured(*about: object) -> Iterator[dict[str, object]]:
+        if about[5] == 4096:
+            raise MemoryError("out of memory")
+        yield {"what": "stage", "side_px": about[5]}
+
+    monkeypatch.setattr("stream.bench_device._bench_side", measured)
+    rows = list(bench_device(HostDevice(), None, [NAME], [512, 4096, 1024], endurance_frames=0))
+    assert [(r["what"], r.get("side_px")) for r in rows[2:]] == [
+        ("stage", 512), ("refused", 4096), ("stage", 1024)
+    ]  # fmt: skip
+    assert rows[3]["why"] == "out of memory"
 
 
 def test_columns_are_compared() -> None:

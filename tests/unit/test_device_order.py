@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engines.gpu import Bound
 from engines.runtime import open_engine
 from stream.codecs import Encoding, encode
 from stream.device import Device, DeviceError
@@ -75,6 +76,38 @@ def test_whatever_runs_ahead_the_columns_are_the_same(
         np.testing.assert_allclose(a.background, b.background, atol=1e-5)
         counts.add(len(a.columns))
     assert len(counts) > 1
+
+
+@pytest.mark.parametrize("card", [frozenset({1})], indirect=True, ids=["upload"])
+@pytest.mark.parametrize("algorithm", ["bslz4", "none"])
+def test_a_whole_batch_travels_while_the_last_is_computed(
+    card: LateCard, algorithm: str, tmp_path: Path
+) -> None:
+    """Nobody waits for the card's work until the columns are asked for, neither the host nor the copies."""
+    computed: list[int] = []
+
+    class Noted(LateEngine):
+        def bind(self, shape: Any) -> Bound:
+            bound = super().bind(shape)
+
+            def enqueue() -> None:
+                card.current.put(lambda: computed.append(shape[0]))
+                bound.enqueue()
+
+            return Bound(bound.input, bound.output, enqueue)
+
+    sent = [payload(spots(i), algorithm) for i in range(8)]
+    with open_engine(make_tiny_engine(tmp_path), threads=1) as engine:
+        card.streams.clear()
+        device = Device(0)
+        finder = DeviceFinder(Noted(card, engine), device, (96, 104), np.dtype("u2"), 0.02, 0.4, most=4)  # type: ignore[arg-type]
+        finder.start(sent[:4])
+        finder.start(sent[4:])
+        assert not computed
+        assert not device._copying.queue, "copies wait for what is computed"
+        found = finder.fetch() + finder.fetch()
+    assert computed == [4, 4]
+    assert None not in found
 
 
 def test_a_card_that_cannot_compute_is_refused_when_it_is_opened(

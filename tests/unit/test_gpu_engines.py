@@ -213,6 +213,19 @@ def test_a_recorded_run_keeps_its_context_and_lets_it_go_with_the_shape(card: Ca
     assert context() is None
 
 
+def test_the_shapes_that_are_kept_are_those_asked_for_last(
+    card: Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.gpu.SHAPES_KEPT", 2)
+    kept = Kept(TensorRtNetwork(library(card), b"plan", 0))
+    first = kept.bind((1, 1, 64, 64))
+    second = kept.bind((2, 1, 64, 64))
+    assert kept.bind((1, 1, 64, 64)) is first
+    kept.bind((3, 1, 64, 64))
+    assert kept.bind((1, 1, 64, 64)) is first
+    assert kept.bind((2, 1, 64, 64)) is not second
+
+
 def test_a_plan_that_does_not_load_is_refused(card: Card) -> None:
     with pytest.raises(EngineMismatch, match="cannot load the plan"):
         TensorRtNetwork(library(card), b"of another card", 0)
@@ -248,11 +261,14 @@ def test_cudas_own_errors_are_told_with_the_backend(tmp_path: Path, monkeypatch:
 
 class RunOptions:
     def __init__(self) -> None:
-        self.graph = 0
+        self.graph, self.waits = 0, True
 
     def add_run_config_entry(self, key: str, value: str) -> None:
-        assert key == "gpu_graph_id"
-        self.graph = int(value)
+        if key == "gpu_graph_id":
+            self.graph = int(value)
+        else:
+            assert (key, value) == ("disable_synchronize_execution_providers", "1")
+            self.waits = False
 
 
 class IOBinding:
@@ -288,6 +304,7 @@ class Session:
         assert options.graph > 0
         runs = self.graphs.setdefault(options.graph, [])
         runs.append(binding.bound)
+        assert options.waits == (len(runs) <= 2), "replays are only enqueued"
         recorded = runs[1] if len(runs) > 2 else binding.bound
         _at(*recorded["probabilities"])[...] = tiny_maps(_at(*recorded["input"]))
 

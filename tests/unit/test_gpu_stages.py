@@ -286,6 +286,24 @@ def test_no_column_is_no_rows(device: Any) -> None:
     assert len(finder.fetch(1)[0]) == 0
 
 
+def test_more_rows_come_back_at_once_where_there_were_more(
+    device: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is asked for afterwards waits for the next batch, and only the first such image may."""
+    monkeypatch.setattr("stream.gpu.columns.AT_ONCE", 8)
+    p = np.zeros((40, 60))
+    p[2:38:4, 2:58:4] = 0.9  # 9 x 14 of them
+    maps = as_maps(p)
+    finder = DeviceColumns(device, maps.shape, 0.5, 2.0)
+    asked: list[int] = []
+    get = type(device).get
+    monkeypatch.setattr(type(device), "get", lambda self, array: (asked.append(1), get(self, array))[1])
+    for _ in range(3):
+        finder.start(device.put(maps[None]))
+        assert len(finder.fetch(1)[0]) == 126
+    assert len(asked) == 1
+
+
 def test_a_chain_longer_than_the_rounds_is_followed_to_its_end(device: Any) -> None:
     """Each peak a little better than the last and too near to it: every second one stays, counted from the best."""
     p = np.zeros((5, 200))

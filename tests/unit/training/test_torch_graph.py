@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import get_args
 
@@ -11,6 +12,9 @@ import pytest
 
 pytest.importorskip("torch")
 
+import torch
+
+from engines import torch_graph
 from engines.files import read_engine
 from engines.gpu import Kept
 from engines.manifest import EngineMismatch
@@ -73,6 +77,25 @@ def test_untrained_networks_of_every_kind_run(name: NetworkName, tmp_path: Path)
     with np.load(path.with_suffix(".npz")) as golden:
         got = Kept(TorchNetwork(network, "fp32", None)).run(golden["input"])
         assert np.abs(got - golden["output"]).max() <= manifest.golden_tolerance
+
+
+def test_what_nobody_reads_any_more_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recorded graph would keep it for ever: of 16 images of 512 pixels, gigabytes."""
+    _, network, _ = read_engine("au-on-oxide-hrtem-fp32")
+    made: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+    convolve = torch_graph._OPERATIONS["Conv"]
+
+    def noted(*arguments: object) -> torch.Tensor:
+        alive.append(sum(one() is not None for one in made))
+        result = convolve(*arguments)
+        made.append(weakref.ref(result))
+        return result
+
+    monkeypatch.setitem(torch_graph._OPERATIONS, "Conv", noted)
+    Kept(TorchNetwork(network, "fp32", None)).run(np.zeros((1, 1, 64, 64), "f4"))
+    assert len(made) > 10
+    assert max(alive) <= 4  # those that are read again on the way up
 
 
 @pytest.mark.parametrize("named", [(), ("fusionnet32",)])
