@@ -183,9 +183,9 @@ def build_plan(
     precision = possible_precision(manifest, precision)
     flavour, trt = load_library(flavour)
     gpu = find_gpu(device)
-    if gpu is not None:
-        import_cupy(device)  # made current: TensorRT builds for the card that is
     gpu_name = _gpu_of_plan(flavour, gpu)
+    if flavour == "tensorrt":
+        import_cupy(device)  # made current: it builds for the card that is; tensorrt-rtx for all of them
     card = hashlib.sha256(gpu_name.encode()).hexdigest()[:8]
     path = folder / f"{manifest.name}.{precision}.{flavour}.{card}.plan"
     before = _described(path)
