@@ -9,6 +9,7 @@ pytest.importorskip("abtem")
 
 import training.stem as stem
 from stream.columns import find_columns
+from training.checkpoint import with_seed
 from training.crystals import MONOLAYER_CLASSES, LatticeSettings, make_crystal
 from training.evaluate import candidates, judge, network_maps, score_at
 from training.lattices import LATTICES
@@ -216,6 +217,13 @@ def test_validation_lattices_and_dopants_are_held_out():
     }
     assert tmd.classes == MONOLAYER_CLASSES
     assert columns.classes == ("column",)
+
+
+def test_trainings_of_other_seeds_are_judged_on_the_same_images():
+    recipe = recipe_of("columns-stem")
+    mine, theirs = validation_scenes(recipe, 2), validation_scenes(with_seed(recipe, 5), 2)
+    for scene, same in zip(mine, theirs, strict=True):
+        np.testing.assert_array_equal(scene.signal, same.signal)
 
 
 @pytest.mark.parametrize(
