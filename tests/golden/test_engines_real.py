@@ -25,21 +25,22 @@ from tests.helpers.data import atomid, data_path, first_frame, graphene_path
 
 pytestmark = pytest.mark.data
 BOND_NM = (0.10, 0.20)  # nearer or farther atoms are not bound
+Box = tuple[tuple[int, int], tuple[int, int]]  # (y, x) of its first pixel, and of its last
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
     """A picture and where people or programs saw columns.
 
-    `kind` (n,) are names of the engine's classes, if told; `doubtful_px` boxes ((y, x), (y, x)) where what is labelled
-    may be no column.
+    `kind` (n,) are names of the engine's classes, if told; `doubtful_px`: where what is labelled may be
+    no column.
     """
 
     name: str
     path: Path
     yx_px: np.ndarray
     kind: np.ndarray | None
-    doubtful_px: tuple[tuple[tuple[int, int], tuple[int, int]], ...] = ()
+    doubtful_px: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ def compared(
     )
 
 
-def _within(yx_px: np.ndarray, boxes: tuple[tuple[tuple[int, int], tuple[int, int]], ...]) -> np.ndarray:
+def _within(yx_px: np.ndarray, boxes: tuple[Box, ...]) -> np.ndarray:
     return np.any([((yx_px >= low) & (yx_px <= high)).all(axis=1) for low, high in boxes], axis=0)
 
 
@@ -175,7 +176,7 @@ def test_tungsten_diselenide(i: int, detector: int) -> None:
 
 
 def test_columns_of_an_unknown_crystal() -> None:
-    """A LoG tuned on these labels reaches 0.998, and 0.9995 where they are not doubtful: as if they were another's."""
+    """A LoG tuned on these labels reaches 0.998, and 0.9995 where they are not doubtful: as if a LoG had made them."""
     labelled = unknown_crystal()
     found, _, _ = found_in(labelled.path, "columns-stem")
     assert compared(found, labelled).f1 > 0.985
